@@ -1,0 +1,298 @@
+/*
+ * cowfork.h - a fork whose latency does not grow with memory, in user space.
+ *
+ * The one public header. Unless a function says otherwise:
+ *   - it returns 0 (or what is named) on success and -errno on failure, and
+ *     leaves errno alone;
+ *   - it may be called from any thread, also while others fork;
+ *   - it may be called from a signal handler: the library blocks all signals
+ *     wherever it holds its lock, and never calls malloc;
+ *   - nothing is printed; see cow_set_log().
+ * Concepts, costs and limits: cowfork(7).
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_H
+#define COWFORK_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define COW_MUST_CHECK __attribute__((warn_unused_result))
+#define COW_NONNULL(...) __attribute__((nonnull(__VA_ARGS__)))
+#pragma GCC visibility push(default)
+#else
+#define COW_MUST_CHECK
+#define COW_NONNULL(...)
+#endif
+
+/* Version of this header; cow_version() tells that of the library. */
+#define COW_VERSION "0.1.0"
+
+/* Version of the library in use, "major.minor.patch"; a static string. */
+const char *cow_version(void);
+
+/* --- options ------------------------------------------------------------ */
+
+enum cow_engine {
+	COW_ENGINE_AUTO,	/* the library chooses; now the same as store */
+	COW_ENGINE_STORE,	/* memory lives in a private memfd */
+	COW_ENGINE_OFF,		/* plain anonymous memory and the kernel's fork */
+};
+
+enum cow_huge {
+	COW_HUGE_AUTO,		/* collapse tables when forks have paid for it */
+	COW_HUGE_ALWAYS,	/* collapse every fully populated table at freeze */
+	COW_HUGE_NEVER,		/* stay on base pages */
+};
+
+/* Set `size` to sizeof(struct cow_options) before a call. */
+struct cow_options {
+	size_t size;		/* of this struct, in bytes */
+	size_t min_size;	/* smallest mapping that cow_mmap() puts into the
+				 * store, bytes, >= 1 page; default 32 MiB */
+	enum cow_engine engine;	/* default COW_ENGINE_AUTO */
+	enum cow_huge huge;	/* default COW_HUGE_AUTO */
+};
+
+/*
+ * The options in force. The first use of the library reads them from the
+ * environment: COWFORK_ENGINE=auto|store|off, COWFORK_MIN_SIZE=N[K|M|G],
+ * COWFORK_HUGE=auto|always|never. A value that does not parse is reported
+ * through the log callback and the default holds.
+ * -EINVAL: opts->size is smaller than sizeof(size_t).
+ */
+int cow_options_get(struct cow_options *opts) COW_NONNULL(1) COW_MUST_CHECK;
+
+/*
+ * Replace the options; holds for mappings and forks from then on, memory that
+ * exists stays where it is.
+ * -EINVAL: opts->size is not that of a known struct cow_options, min_size is 0
+ * or above SIZE_MAX / 2, or an enum is out of range; nothing changes then.
+ */
+int cow_options_set(const struct cow_options *opts) COW_NONNULL(1) COW_MUST_CHECK;
+
+/* --- fork --------------------------------------------------------------- */
+
+/*
+ * fork(2), made flat: freezes the memory that the library manages and calls
+ * the C library's fork(), so that atfork handlers run as ever. A plain fork(),
+ * daemon(3) or forkpty(3) is made flat too, by an atfork handler; only there
+ * nothing can be refused, so what cow_fork() reports as an error ends such a
+ * child before it runs (with status 127).
+ *
+ * Returns as fork(2): the child's pid, 0 in the child, -1 with errno set:
+ * everything that fork(2) lists, ENOMEM also when the memory could not be
+ * frozen (no map or kernel memory left).
+ * Safe in a signal handler exactly as far as the C library's fork() is.
+ */
+pid_t cow_fork(void) COW_MUST_CHECK;
+
+/*
+ * Do the work of the next fork now: freeze what is owned. For a fork server,
+ * to call once before it takes requests. Harmless when there is nothing to do.
+ * -ENOMEM: no map or kernel memory left; memory is as right as before.
+ */
+int cow_prepare(void) COW_MUST_CHECK;
+
+/*
+ * For those who make children by clone(2) without CLONE_VM, or by _Fork(3):
+ * what the atfork handlers do, to call around it. cow_fork_enter() blocks all
+ * signals and holds the library's lock until the same thread calls one of the
+ * others: cow_fork_parent() in the parent (also when no child was made),
+ * cow_fork_child() in the child, as the first thing. They nest.
+ * -ENOMEM from cow_fork_enter(): could not freeze; nothing is held.
+ */
+int cow_fork_enter(void) COW_MUST_CHECK;
+void cow_fork_parent(void);
+void cow_fork_child(void);
+
+/* --- regions ------------------------------------------------------------ */
+
+enum cow_state {
+	COW_STATE_NATIVE,	/* plain memory; fork copies its page tables */
+	COW_STATE_OWNED,	/* in the store, mapped shared, never in a child */
+	COW_STATE_FROZEN,	/* in the store, mapped private, flat to fork */
+};
+
+/* "native", "owned", "frozen"; "?" for anything else. A static string. */
+const char *cow_state_string(enum cow_state state);
+
+/*
+ * Make a region of private zero-filled read-write memory whose forks are flat.
+ * It behaves as an anonymous private mapping does, with or without the preload
+ * runtime; for memory calls on it see cow_mmap() and kin.
+ *
+ *   size      bytes, 1 to the free address space; rounded up to whole pages
+ *   align     bytes, a power of two of at least a page, or 0 for the library's
+ *             choice (2 MiB where size is at least that)
+ *   ret_addr  where the base address goes; untouched on failure
+ *
+ * Where the store cannot be used the memory is plain anonymous memory, its
+ * state COW_STATE_NATIVE, and cow_stats says why.
+ * -EINVAL: size is 0, align is no power of two or below a page.
+ * -ENOMEM: no memory or address space; size or align is too large.
+ */
+int cow_region_create(size_t size, size_t align, void **ret_addr)
+	COW_NONNULL(3) COW_MUST_CHECK;
+
+/*
+ * Give a region back. Children that live keep seeing what they saw.
+ * -EINVAL: addr is not the base of a region of this process (also: destroyed
+ * twice). -ENOMEM: the kernel could not split a mapping; the region stays.
+ */
+int cow_region_destroy(void *addr) COW_MUST_CHECK;
+
+/*
+ * State of the memory at any address: an enum cow_state. Addresses that the
+ * library does not manage are COW_STATE_NATIVE. Never fails.
+ */
+int cow_region_state(const void *addr) COW_MUST_CHECK;
+
+/* --- memory calls ------------------------------------------------------- */
+
+/*
+ * mmap(2), munmap(2), mprotect(2), madvise(2), mremap(2), mlock2(2) and
+ * mlockall(2) with their own meaning, results and errno, on any memory of the
+ * process. On memory in the store they keep the meaning that they have on
+ * anonymous private memory, where the bare system call would not. The preload
+ * runtime puts them under the C library's names; a program that calls the
+ * library directly uses them on its regions. cow_mmap() puts private anonymous
+ * read-write mappings of at least the option min_size into the store.
+ */
+void *cow_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
+	COW_MUST_CHECK;
+int cow_munmap(void *addr, size_t len) COW_MUST_CHECK;
+int cow_mprotect(void *addr, size_t len, int prot) COW_MUST_CHECK;
+int cow_madvise(void *addr, size_t len, int advice) COW_MUST_CHECK;
+void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags,
+		 void *new_addr) COW_MUST_CHECK;
+int cow_mlock2(const void *addr, size_t len, unsigned flags) COW_MUST_CHECK;
+int cow_mlockall(int flags) COW_MUST_CHECK;
+int cow_munlockall(void) COW_MUST_CHECK;
+
+/* --- statistics --------------------------------------------------------- */
+
+/* Why memory is plain anonymous memory rather than in the store. */
+enum cow_reason {
+	COW_REASON_NONE,
+	COW_REASON_OFF,		/* engine off */
+	COW_REASON_KIND,	/* a kind of mapping that does not belong there */
+	COW_REASON_FORKING,	/* asked for while a fork was under way */
+	COW_REASON_MEMFD,	/* memfd_create(2) refused */
+	COW_REASON_REMAP,	/* the kernel cannot move page tables as needed */
+	COW_REASON_OVERCOMMIT,	/* vm.overcommit_memory is 2 */
+	COW_REASON_FSIZE,	/* RLIMIT_FSIZE is set */
+	COW_REASON_ADDRESS,	/* RLIMIT_AS or RLIMIT_DATA is set, or no
+				 * address space left */
+	COW_REASON_MAPS,	/* vm.max_map_count reached */
+	COW_REASON_LOCKED,	/* mlockall(MCL_FUTURE) or mlock(2) */
+	COW_REASON_STORES,	/* too many generations of stores in a process */
+	COW_REASON_CALL,	/* a memory call that only plain memory can serve */
+	COW_REASON_FOREIGN,	/* another mapping was found where a region was */
+	COW_REASON_COUNT,
+};
+
+/* One line of plain English for a reason; "?" when out of range. Static. */
+const char *cow_reason_string(enum cow_reason reason);
+
+/*
+ * Set `size` to sizeof(struct cow_stats) before the call; later versions add
+ * fields at the end. Counters belong to this process and start at its birth;
+ * times are CLOCK_MONOTONIC nanoseconds, sizes are bytes.
+ */
+struct cow_stats {
+	size_t size;
+
+	uint64_t forks;			/* children made, however */
+	uint64_t forks_native;		/* ... nothing was managed */
+	uint64_t forks_frozen;		/* ... everything was frozen already */
+	uint64_t forks_freeze;		/* ... something was frozen for it */
+	uint64_t forks_refresh;		/* ... page tables were rebuilt for it */
+	uint64_t forks_refused;		/* ... failed: could not freeze */
+
+	uint64_t fork_ns_total;		/* in the kernel's fork, our work left out */
+	uint64_t fork_ns_last;
+	uint64_t fork_ns_min;
+	uint64_t freezes;		/* freezes that moved something */
+	uint64_t freeze_ns_total;
+	uint64_t freeze_ns_last;
+	uint64_t thaws;
+	uint64_t thaw_ns_total;
+
+	uint64_t regions;		/* made by cow_region_create(), alive */
+	uint64_t bytes_owned;
+	uint64_t bytes_frozen;		/* of this process's own store */
+	uint64_t bytes_inherited;	/* frozen, in the store of an ancestor */
+	uint64_t bytes_native;		/* within windows, but plain memory */
+	uint64_t bytes_deferred;	/* freed, kept for living descendants */
+	uint64_t bytes_reserved;	/* address space of windows and shadows */
+	uint64_t extents;
+
+	uint64_t tables;		/* page tables (2 MiB) of owned and frozen memory */
+	uint64_t tables_huge;		/* ... collapsed into a huge page */
+	uint64_t collapse_ns_total;
+
+	uint64_t generation;		/* number of thaws so far, plus 1 once frozen */
+	uint64_t generation_forks;	/* children of this generation, dead or alive */
+	int64_t generation_live;	/* living descendants that may still see it:
+					 * children, grandchildren and so on that
+					 * have not exec'd; -1 cannot be told */
+
+	uint64_t native[COW_REASON_COUNT]; /* how often memory stayed or became
+					    * plain, by reason */
+};
+
+/*
+ * Fill *stats. Exact at one moment; takes the library's lock.
+ * -EINVAL: stats->size is smaller than sizeof(size_t).
+ */
+int cow_stats(struct cow_stats *stats) COW_NONNULL(1) COW_MUST_CHECK;
+
+/* What this machine and user have, each 1 or 0. Set `size` before the call. */
+struct cow_facilities {
+	size_t size;
+	int memfd;		/* memfd_create(2) with sealing */
+	int remap;		/* mremap(MREMAP_DONTUNMAP) on file mappings (5.13) */
+	int collapse;		/* madvise(MADV_COLLAPSE) on shared memory (6.1) */
+	int maps;		/* /proc/self/maps */
+	int pagemap;		/* /proc/self/pagemap */
+	int sysvshm;		/* shmget(2): its attach count tells of descendants */
+	int mlock;		/* one page may be locked */
+	int overcommit;		/* vm.overcommit_memory is not 2 */
+	int limits;		/* RLIMIT_AS, RLIMIT_DATA, RLIMIT_FSIZE unlimited */
+};
+
+/*
+ * Probe the machine (about 2 ms, no lasting effect).
+ * -EINVAL: fac->size is smaller than sizeof(size_t).
+ */
+int cow_facilities(struct cow_facilities *fac) COW_NONNULL(1) COW_MUST_CHECK;
+
+/* --- debug callback ----------------------------------------------------- */
+
+enum cow_log_level { COW_LOG_ERROR, COW_LOG_WARN, COW_LOG_INFO, COW_LOG_DEBUG };
+
+/*
+ * Called with one line of text without newline, up to 255 bytes, valid during
+ * the call. Runs with all signals blocked and the library's lock held: it must
+ * not call the library, allocate memory, or fork.
+ */
+typedef void cow_log_fn(void *arg, enum cow_log_level level, const char *text);
+
+/* Set the callback, NULL for none (the default). */
+void cow_set_log(cow_log_fn *fn, void *arg);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,302 @@
+/*
+ * Freeze: park an extent's page tables in the shadow, lay a piece of the
+ * template over it. Thaw: copy the pages that this process changed into the
+ * shadow, move the parked tables back.
+ *
+ * Invariants: the store at an offset is written only through an OWNED mapping,
+ * or here while no descendant lives. Before anything is re-mapped, /proc/self/
+ * maps says that it is still what we put there; where /proc is missing, raw
+ * system calls on regions go unnoticed (cowfork(7)).
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "freeze.h"
+#include "log.h"
+#include "process.h"
+#include "procfs.h"
+#include "sys.h"
+
+/* --- is it still ours? -------------------------------------------------- */
+
+enum kind { KIND_OTHER, KIND_SHARED, KIND_PRIVATE };
+
+struct walk {
+	struct store *s;
+	uintptr_t next;		/* everything below has been looked at */
+};
+
+static enum kind expected(const struct extent *e)
+{
+	switch ((enum extent_state)e->state) {
+	case EXTENT_OWNED: return KIND_SHARED;
+	case EXTENT_FROZEN: return KIND_PRIVATE;
+	case EXTENT_FREE:
+	case EXTENT_NATIVE: break;
+	}
+	return KIND_OTHER;
+}
+
+/* [from, to) of the window is a mapping of this kind: what should be another
+ * one is the program's from now on. */
+static int look(struct store *s, uintptr_t from, uintptr_t to, enum kind kind)
+{
+	extents_each(e, &s->extents, from, to) {
+		if (expected(&e) == KIND_OTHER || expected(&e) == kind)
+			continue;
+		if (!extents_have_room(&s->extents))
+			return -ENOMEM;
+		log_line(COW_LOG_WARN, "%#lx-%#lx was re-mapped behind the library",
+			 (unsigned long)e.start, (unsigned long)e.end);
+		process_native(COW_REASON_FOREIGN);
+		extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
+			    EXTENT_FOREIGN);
+	}
+	return 0;
+}
+
+static int look_at_map(void *arg, const struct procfs_map *m)
+{
+	struct walk *w = arg;
+	struct store *s = w->s;
+	uintptr_t limit = s->base + s->size;
+	uintptr_t start = m->start < s->base ? s->base : m->start;
+	uintptr_t end = m->end < limit ? m->end : limit;
+	enum kind kind = KIND_OTHER;
+	int ret;
+
+	if (m->end <= s->base || m->start >= limit)
+		return 0;
+	if (m->dev == s->dev && m->ino == s->ino && m->offset == m->start - s->base)
+		kind = m->shared ? KIND_SHARED : KIND_PRIVATE;
+	ret = look(s, w->next, start, KIND_OTHER);
+	if (!ret)
+		ret = look(s, start, end, kind);
+	w->next = end;
+	return ret;
+}
+
+static int verify(struct store *s)
+{
+	struct walk w = { .s = s, .next = s->base };
+	uintptr_t end = s->base + s->size;
+	int ret = procfs_maps(look_at_map, &w);
+
+	if (ret < 0 && ret != -ENOMEM)	/* no /proc */
+		return 0;
+	if (!ret && w.next < end)
+		ret = look(s, w.next, end, KIND_OTHER);
+	return ret;
+}
+
+/* --- freeze ------------------------------------------------------------- */
+
+int freeze_reserve(struct store *s)
+{
+	/* parking an extent cuts the shadow's map in three, and mremap wants
+	 * five maps of headroom (mm/mremap.c) */
+	return spare_hold(&s->spare, 2 * s->extents.count + 16);
+}
+
+typedef int step_fn(struct store *, uintptr_t, size_t, int);
+
+/* One step over a range. Where the kernel has more than one map there it says
+ * EFAULT (mremap takes one): then over its halves. */
+static int by_halves(step_fn *step, struct store *s, uintptr_t start, size_t len,
+		     int prot)
+{
+	size_t half = len / 2 & ~(sys_page_size() - 1);
+	int ret = step(s, start, len, prot);
+
+	if (ret != -EFAULT || !half)
+		return ret;
+	ret = by_halves(step, s, start, half, prot);
+	return ret ? ret : by_halves(step, s, start + half, len - half, prot);
+}
+
+static int freeze_step(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	int ret = store_park(s, start, len, prot);
+
+	if (ret == 0)
+		extents_set(&s->extents, start, start + len, EXTENT_FROZEN, prot, 0);
+	return ret;
+}
+
+int freeze_range(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	if (!store_may_move(s, len) || !extents_have_room(&s->extents))
+		return -ENOMEM;
+	spare_release(&s->spare);
+	return by_halves(freeze_step, s, start, len, prot);
+}
+
+static int freeze_store(struct store *s)
+{
+	int ret = verify(s), moved = 0;
+
+	if (ret < 0)
+		return ret;
+	extents_each(e, &s->extents, s->base, s->base + s->size) {
+		if (e.state != EXTENT_OWNED)
+			continue;
+		ret = freeze_range(s, e.start, e.end - e.start, e.prot);
+		if (ret < 0)
+			break;
+		moved++;
+	}
+	if (ret < 0) {
+		log_line(COW_LOG_ERROR, "freeze: %s", strerror(-ret));
+		(void)freeze_reserve(s);
+		return -ENOMEM;
+	}
+	s->owns = 0;
+	return moved;
+}
+
+int freeze_all(void)
+{
+	uint64_t start = 0;
+	int moved = 0;
+
+	process_each_own(s) {
+		int ret;
+
+		if (!s->owns)
+			continue;
+		start = start ? start : sys_now_ns();
+		ret = freeze_store(s);
+		if (ret < 0)
+			return ret;
+		moved += ret;
+	}
+	if (moved) {
+		process.stats.freezes++;
+		process.stats.freeze_ns_last = sys_now_ns() - start;
+		process.stats.freeze_ns_total += process.stats.freeze_ns_last;
+		if (!process.stats.generation_forks)
+			process.stats.generation = process.stats.thaws + 1;
+	}
+	return moved;
+}
+
+/* --- thaw --------------------------------------------------------------- */
+
+static int copy_back(void *arg, uintptr_t start, size_t len)
+{
+	const struct store *s = arg;
+
+	memcpy((void *)store_alias(s, start), (const void *)start, len);
+	return 0;
+}
+
+static int copy_private_pages(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	int ret = sys_mprotect(store_alias(s, start), len, PROT_READ | PROT_WRITE);
+
+	if (ret == 0 && !(prot & PROT_READ))
+		ret = sys_mprotect(start, len, prot | PROT_READ);
+	if (ret < 0)
+		return ret;
+	ret = procfs_private(start, len, copy_back, s);
+	if (!(prot & PROT_READ))
+		sys_mprotect(start, len, prot);
+	return ret;
+}
+
+static int thaw_step(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	int ret = store_unpark(s, start, len, prot);
+
+	if (ret == 0)
+		extents_set(&s->extents, start, start + len, EXTENT_OWNED, prot, 0);
+	return ret;
+}
+
+static int thaw_extent(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	int ret;
+
+	if (!store_may_move(s, len) || !extents_have_room(&s->extents))
+		return -ENOMEM;
+	ret = copy_private_pages(s, e->start, len, e->prot);
+	if (ret == 0)
+		ret = by_halves(thaw_step, s, e->start, len, e->prot);
+	return ret;
+}
+
+static int thaw_store(struct store *s)
+{
+	int thawed = 0;
+
+	if (verify(s) < 0 || freeze_reserve(s) < 0)
+		return 0;
+	extents_each(e, &s->extents, s->base, s->base + s->size) {
+		if (e.state != EXTENT_FROZEN)
+			continue;
+		s->owns = 1;
+		if (thaw_extent(s, &e) == 0)
+			thawed++;
+	}
+	return thawed;
+}
+
+int thaw_allowed(void)
+{
+	process_each_own(s)
+		if (!lease_free(&s->lease))
+			return 0;
+	return sys_alone_in_mm();
+}
+
+int thaw_all(void)
+{
+	uint64_t start = sys_now_ns();
+	int thawed = 0;
+
+	process_each_own(s)
+		thawed += thaw_store(s);
+	if (thawed) {
+		process.stats.thaws++;
+		process.stats.thaw_ns_total += sys_now_ns() - start;
+		process.stats.generation_forks = 0;
+	}
+	return thawed;
+}
+
+/* --- deferred punches --------------------------------------------------- */
+
+static void reap_store(struct store *s)
+{
+	extents_each(e, &s->extents, s->base, s->base + s->size) {
+		if (!(e.flags & EXTENT_STALE) || !extents_have_room(&s->extents))
+			continue;
+		if (store_punch(s, e.start, e.end - e.start) == 0)
+			extents_set(&s->extents, e.start, e.end,
+				    (enum extent_state)e.state, e.prot,
+				    e.flags & ~EXTENT_STALE);
+	}
+	s->stale = 0;
+}
+
+void freeze_reap(void)
+{
+	static uint64_t asked;
+	uint64_t now = 0;
+
+	process_each_own(s) {
+		if (!s->stale)
+			continue;
+		now = now ? now : sys_now_ns();
+		if (now - asked < 50000000u)
+			return;
+		if (lease_free(&s->lease))
+			reap_store(s);
+	}
+	if (now)
+		asked = now;
+}

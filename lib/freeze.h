@@ -1,0 +1,35 @@
+/*
+ * The transitions between OWNED and FROZEN of everything that this process has
+ * in its own stores. The process lock is held by every caller.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_FREEZE_H
+#define COWFORK_FREEZE_H
+
+#include <stdint.h>
+
+#include "store.h"
+
+/* Freeze what is OWNED. Returns how many extents moved, or -ENOMEM: what could
+ * not be frozen stays OWNED and no fork may follow. */
+int freeze_all(void);
+
+/* Freeze [start, start + len) of one OWNED extent. */
+int freeze_range(struct store *s, uintptr_t start, size_t len, int prot);
+
+/* Thaw what is FROZEN. Only while alone in the address space and with no
+ * living descendant. Extents that fail stay FROZEN; returns how many thawed. */
+int thaw_all(void);
+
+/* May thaw_all() be called now? */
+int thaw_allowed(void);
+
+/* Punch what was freed while descendants looked, if none does any more. Asks
+ * the kernel at most every 50 ms. */
+void freeze_reap(void);
+
+/* Hold as many maps in reserve as freezing this store may need. */
+int freeze_reserve(struct store *s);
+
+#endif

@@ -1,0 +1,213 @@
+/*
+ * What the public memory calls are built of: place, unmap, zero, detach. Each
+ * works on one store, piece by piece of its extents, and leaves every piece in
+ * a correct state also when it fails half-way.
+ *
+ * Bytes of the store that a descendant may see are never changed here: freeing
+ * FROZEN memory only marks it stale; freeze_reap() punches it later.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "compat.h"
+#include "freeze.h"
+#include "huge.h"
+#include "memory.h"
+#include "options.h"
+#include "process.h"
+#include "sys.h"
+
+/* Above this, zeros come by a fresh mapping rather than by writing them. */
+#define ZERO_BY_HAND ((size_t)64 << 10)
+
+static int place_in(struct store *s, size_t size, size_t align, uintptr_t *ret_addr)
+{
+	const int rw = PROT_READ | PROT_WRITE;
+	uintptr_t at = extents_fit(&s->extents, size, align);
+
+	if (!at)
+		return COW_REASON_ADDRESS;
+	if (!extents_have_room(&s->extents) ||
+	    spare_hold(&s->spare, 2 * s->extents.count + 20) < 0 ||
+	    store_commit(s, at, size, rw) < 0)
+		return COW_REASON_MAPS;
+	extents_set(&s->extents, at, at + size, EXTENT_OWNED, rw, 0);
+	s->owns = 1;
+	huge_restart(s);
+	*ret_addr = at;
+	return COW_REASON_NONE;
+}
+
+int memory_place(size_t size, size_t align, uintptr_t *ret_addr)
+{
+	struct store *fresh;
+	int why = COW_REASON_ADDRESS;
+
+	if (options.engine == COW_ENGINE_OFF)
+		return COW_REASON_OFF;
+	if (process_forking())
+		return COW_REASON_FORKING;
+	if (process.lock_future)
+		return COW_REASON_LOCKED;
+	if (!align)
+		align = size >= TABLE_SIZE ? TABLE_SIZE : sys_page_size();
+	freeze_reap();
+	process_each_own(s) {
+		why = place_in(s, size, align, ret_addr);
+		if (why != COW_REASON_ADDRESS)
+			return why;
+	}
+	why = store_open(size, align, &fresh);
+	return why ? why : place_in(fresh, size, align, ret_addr);
+}
+
+/* --- unmap -------------------------------------------------------------- */
+
+/* OWNED memory was never seen by a descendant: its bytes can go at once. */
+static int unmap_owned(struct store *s, const struct extent *e)
+{
+	int ret = store_decommit(s, e->start, e->end - e->start);
+
+	if (ret == 0)
+		extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0, 0);
+	return ret;
+}
+
+static int unmap_other(struct store *s, const struct extent *e)
+{
+	unsigned stale = e->state == EXTENT_FROZEN ||
+			 (e->flags & (EXTENT_STALE | EXTENT_PINNED));
+	int ret = store_reserve(s, e->start, e->end - e->start);
+
+	if (ret < 0)
+		return ret;
+	extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0,
+		    stale ? EXTENT_STALE : 0);
+	s->stale |= stale;
+	return 0;
+}
+
+static int unmap_inherited(struct store *s, const struct extent *e)
+{
+	int ret = sys_munmap(e->start, e->end - e->start);
+
+	if (ret == 0 && e->state != EXTENT_FREE)
+		extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0, 0);
+	return ret;
+}
+
+static int unmap_piece(struct store *s, const struct extent *e)
+{
+	if (s->inherited)
+		return unmap_inherited(s, e);
+	if (e->flags & EXTENT_FOREIGN)
+		return sys_munmap(e->start, e->end - e->start);
+	if (e->state == EXTENT_FREE)
+		return 0;
+	if (e->state == EXTENT_OWNED)
+		return unmap_owned(s, e);
+	return unmap_other(s, e);
+}
+
+int memory_unmap(struct store *s, uintptr_t start, uintptr_t end)
+{
+	extents_each(e, &s->extents, start, end) {
+		int ret = extents_have_room(&s->extents) ? unmap_piece(s, &e) : -ENOMEM;
+
+		if (ret < 0)
+			return ret;
+	}
+	if (s->stale)
+		freeze_reap();
+	return 0;
+}
+
+/* --- zero --------------------------------------------------------------- */
+
+/* Plain memory over the window. The store's bytes wait for descendants. */
+static int overlay(struct store *s, const struct extent *e)
+{
+	long p = sys_mmap(e->start, e->end - e->start, e->prot,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+			  -1, 0);
+
+	if (sys_failed(p))
+		return (int)p;
+	process_native(COW_REASON_CALL);
+	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot,
+		    s->inherited ? 0 : EXTENT_STALE);
+	s->stale = 1;
+	return 0;
+}
+
+static int zero_frozen(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	int writable = (e->prot & (PROT_READ | PROT_WRITE)) == (PROT_READ | PROT_WRITE);
+	int ret = -ENOMEM;
+
+	if (!writable || len > ZERO_BY_HAND)
+		ret = overlay(s, e);
+	if (ret < 0 && writable) {
+		memset((void *)e->start, 0, len);
+		ret = 0;
+	}
+	return ret;
+}
+
+static int zero_piece(struct store *s, const struct extent *e)
+{
+	if (e->state == EXTENT_OWNED && !s->inherited)
+		return store_punch(s, e->start, e->end - e->start);
+	if (e->state == EXTENT_FROZEN)
+		return zero_frozen(s, e);
+	if (e->flags & EXTENT_PINNED)
+		return overlay(s, e);
+	if (e->state == EXTENT_FREE && !s->inherited)
+		return -ENOMEM;
+	return sys_madvise(e->start, e->end - e->start, MADV_DONTNEED);
+}
+
+int memory_zero(struct store *s, uintptr_t start, uintptr_t end)
+{
+	int result = 0;
+
+	extents_each(e, &s->extents, start, end) {
+		int ret = extents_have_room(&s->extents) ? zero_piece(s, &e) : -ENOMEM;
+
+		if (ret < 0)
+			result = ret;
+	}
+	return result;
+}
+
+/* --- detach ------------------------------------------------------------- */
+
+/* A FROZEN mapping is right with the kernel's copy-on-write alone. So memory
+ * that the kernel is to serve is frozen and then left alone for good: nothing
+ * is copied, and no writer needs to be stopped. */
+int memory_detach(struct store *s, uintptr_t start, uintptr_t end,
+		  enum cow_reason reason)
+{
+	extents_each(e, &s->extents, start, end) {
+		int ret = 0;
+
+		if (!memory_is_ours(s, &e))
+			continue;
+		if (!extents_have_room(&s->extents))
+			return -ENOMEM;
+		if (e.state == EXTENT_OWNED)
+			ret = freeze_range(s, e.start, e.end - e.start, e.prot);
+		if (ret == 0 && !extents_have_room(&s->extents))
+			ret = -ENOMEM;
+		if (ret < 0)
+			return -ENOMEM;
+		process_native(reason);
+		extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
+			    EXTENT_PINNED);
+	}
+	return s->inherited ? 0 : freeze_reserve(s);
+}

@@ -1,0 +1,204 @@
+/*
+ * mremap(2) on memory in the store. The bare call must never see a window:
+ * it would carry a shared mapping out of it, or map the neighbour's offsets. So
+ * memory shrinks and grows in place where the window allows, and is copied to
+ * fresh memory where it has to move.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "compat.h"
+#include "freeze.h"
+#include "memory.h"
+#include "process.h"
+#include "sys.h"
+
+struct move {
+	struct store *s;	/* that holds the source */
+	struct extent source;	/* the piece [addr, addr + old_len) */
+	uintptr_t addr, new_addr;
+	size_t old_len, new_len;
+	int flags;
+};
+
+/* Grow into clean free window behind, if the last piece is plain OWNED. */
+static int grow_in_place(const struct move *m)
+{
+	struct store *s = m->s;
+	uintptr_t end = m->addr + m->old_len;
+	size_t more = m->new_len - m->old_len;
+	struct extent next;
+
+	if (s->inherited || m->source.state != EXTENT_OWNED || process_forking() ||
+	    end + more < end || end + more > s->base + s->size)
+		return -ENOMEM;
+	next = extents_piece(&s->extents, end, s->base + s->size);
+	if (next.state != EXTENT_FREE || next.flags || next.end - next.start < more ||
+	    !extents_have_room(&s->extents) || freeze_reserve(s) < 0 ||
+	    store_commit(s, end, more, m->source.prot) < 0)
+		return -ENOMEM;
+	extents_set(&s->extents, end, end + more, EXTENT_OWNED, m->source.prot, 0);
+	s->owns = 1;
+	return 0;
+}
+
+/* Where the moved memory goes. */
+static long make_target(const struct move *m)
+{
+	const int rw = PROT_READ | PROT_WRITE;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	void *p;
+
+	if (m->flags & MREMAP_FIXED)
+		flags |= MAP_FIXED;
+	p = cow_mmap((void *)m->new_addr, m->new_len, rw, flags, -1, 0);
+	return p == MAP_FAILED ? -ENOMEM : (long)p;
+}
+
+/* Copy page by page; pages of zeros are not written, so that holes stay. */
+static void copy(uintptr_t to, uintptr_t from, size_t len)
+{
+	static const char zeros[4096];
+
+	for (size_t at = 0; at < len; at += sizeof(zeros))
+		if (memcmp((void *)(from + at), zeros, sizeof(zeros)))
+			memcpy((void *)(to + at), (void *)(from + at), sizeof(zeros));
+}
+
+static long move_away(const struct move *m)
+{
+	size_t len = m->old_len < m->new_len ? m->old_len : m->new_len;
+	int prot = m->source.prot, ret = 0;
+	long target;
+
+	if (!(prot & PROT_READ))
+		ret = sys_mprotect(m->addr, m->old_len, prot | PROT_READ);
+	if (ret < 0)
+		return ret;
+	target = make_target(m);
+	if (sys_failed(target)) {
+		sys_mprotect(m->addr, m->old_len, prot);
+		return target;
+	}
+	copy((uintptr_t)target, m->addr, len);
+	if (prot != (PROT_READ | PROT_WRITE))
+		ret = cow_mprotect((void *)target, m->new_len, prot);
+	if (!(prot & PROT_READ))
+		sys_mprotect(m->addr, m->old_len, prot);
+	if (m->flags & MREMAP_DONTUNMAP)
+		ret |= memory_zero(m->s, m->addr, m->addr + m->old_len);
+	else
+		ret |= memory_unmap(m->s, m->addr, m->addr + m->old_len);
+	/* the contents are at the target whatever happened to the rest */
+	return target;
+}
+
+static int overlaps(uintptr_t a, size_t a_len, uintptr_t b, size_t b_len)
+{
+	return a < b + b_len && b < a + a_len;
+}
+
+static int check(const struct move *m)
+{
+	const int known = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+	size_t page = sys_page_size();
+
+	if (m->flags & ~known || m->addr & (page - 1) || !m->old_len || !m->new_len)
+		return -EINVAL;
+	if (m->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) && !(m->flags & MREMAP_MAYMOVE))
+		return -EINVAL;
+	if (m->flags & MREMAP_DONTUNMAP && m->old_len != m->new_len)
+		return -EINVAL;
+	if (m->flags & MREMAP_FIXED &&
+	    (m->new_addr & (page - 1) || m->new_addr + m->new_len < m->new_addr ||
+	     overlaps(m->addr, m->old_len, m->new_addr, m->new_len)))
+		return -EINVAL;
+	return 0;
+}
+
+static long remap_ours(const struct move *m)
+{
+	int move = m->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP);
+	int ret;
+
+	if (!move && m->new_len <= m->old_len) {
+		ret = m->new_len == m->old_len ? 0 :
+			memory_unmap(m->s, m->addr + m->new_len, m->addr + m->old_len);
+		return ret < 0 ? ret : (long)m->addr;
+	}
+	if (!move && grow_in_place(m) == 0)
+		return (long)m->addr;
+	if (!(m->flags & MREMAP_MAYMOVE))
+		return -ENOMEM;
+	return move_away(m);
+}
+
+/* Source in a window: one piece, as the kernel wants one mapping. */
+static long remap_from_window(struct move *m)
+{
+	int ret = check(m);
+
+	if (ret < 0)
+		return ret;
+	m->source = extents_piece(&m->s->extents, m->addr, m->addr + m->old_len);
+	if (m->source.end != m->addr + m->old_len)
+		return -EFAULT;
+	if (memory_is_ours(m->s, &m->source) || m->source.flags & EXTENT_PINNED ||
+	    m->source.state == EXTENT_NATIVE)
+		return remap_ours(m);
+	if (m->s->inherited)
+		return sys_mremap(m->addr, m->old_len, m->new_len, m->flags,
+				  m->new_addr);
+	return -EFAULT;
+}
+
+/* Source elsewhere, target in a window: make room there natively first, so that
+ * the window's table says so, then let the kernel move. */
+static long remap_into_window(const struct move *m)
+{
+	void *p;
+
+	if (check(m) < 0)
+		return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);
+	p = cow_mmap((void *)m->new_addr, m->new_len, PROT_NONE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);
+}
+
+static size_t whole_pages(size_t len)
+{
+	size_t page = sys_page_size();
+
+	return (len + page - 1) & ~(page - 1);
+}
+
+void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *new_addr)
+{
+	struct move m = {
+		.addr = (uintptr_t)addr, .new_addr = (uintptr_t)new_addr,
+		.old_len = whole_pages(old_len), .new_len = whole_pages(new_len),
+		.flags = flags,
+	};
+	int fixed = flags & MREMAP_FIXED;
+	struct store *target;
+	long ret;
+
+	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);
+	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
+	if (!m.s && !target) {
+		ret = sys_mremap(m.addr, old_len, new_len, flags, m.new_addr);
+	} else {
+		process_lock();
+		ret = m.s ? remap_from_window(&m) : remap_into_window(&m);
+		process_unlock();
+	}
+	if (!sys_failed(ret))
+		return (void *)ret;
+	errno = (int)-ret;
+	return MAP_FAILED;
+}

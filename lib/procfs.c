@@ -1,0 +1,165 @@
+/*
+ * Parsing of /proc/self/maps and /proc/self/pagemap with buffers on the stack.
+ * Bits of a pagemap entry: Documentation/admin-guide/mm/pagemap.rst.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/sysmacros.h>
+
+#include "procfs.h"
+#include "sys.h"
+
+#define PM_EXCLUSIVE	(1ull << 56)
+#define PM_FILE		(1ull << 61)
+#define PM_SWAP		(1ull << 62)
+#define PM_PRESENT	(1ull << 63)
+
+/* A reader of characters over a small buffer. */
+struct reader {
+	int fd;
+	long have, used;
+	char buf[4096];
+};
+
+static int next(struct reader *r)
+{
+	if (r->used == r->have) {
+		r->have = sys_read(r->fd, r->buf, sizeof(r->buf));
+		r->used = 0;
+		if (r->have <= 0)
+			return -1;
+	}
+	return (unsigned char)r->buf[r->used++];
+}
+
+/* Read digits of a base up to the first other character, which is returned. */
+static int number(struct reader *r, unsigned base, uint64_t *ret)
+{
+	uint64_t n = 0;
+	int c;
+
+	for (;;) {
+		unsigned digit;
+
+		c = next(r);
+		if (c >= '0' && c <= '9')
+			digit = (unsigned)(c - '0');
+		else if (c >= 'a' && c <= 'f' && base == 16)
+			digit = (unsigned)(c - 'a') + 10;
+		else
+			break;
+		n = n * base + digit;
+	}
+	*ret = n;
+	return c;
+}
+
+/* start-end perms offset major:minor inode [path] */
+static int line(struct reader *r, struct procfs_map *m)
+{
+	uint64_t start, end, offset, major_, minor_, ino;
+	int c;
+
+	if (number(r, 16, &start) != '-')
+		return 0;
+	number(r, 16, &end);
+	for (int i = 0; i < 4; i++)
+		m->shared = next(r) == 's';
+	next(r);
+	number(r, 16, &offset);
+	number(r, 16, &major_);
+	number(r, 16, &minor_);
+	c = number(r, 10, &ino);
+	while (c != '\n' && c >= 0)
+		c = next(r);
+	m->start = (uintptr_t)start;
+	m->end = (uintptr_t)end;
+	m->offset = offset;
+	m->dev = makedev((unsigned)major_, (unsigned)minor_);
+	m->ino = (ino_t)ino;
+	return c == '\n';
+}
+
+int procfs_maps(procfs_map_fn *fn, void *arg)
+{
+	struct reader r = { .fd = sys_open("/proc/self/maps", O_RDONLY) };
+	struct procfs_map m;
+	int ret = 0;
+
+	if (r.fd < 0)
+		return r.fd;
+	while (!ret && line(&r, &m))
+		ret = fn(arg, &m);
+	if (!ret && r.have < 0)
+		ret = (int)r.have;
+	sys_close(r.fd);
+	return ret;
+}
+
+static int open_pagemap(void)
+{
+	return sys_open("/proc/self/pagemap", O_RDONLY);
+}
+
+static off_t entry_at(uintptr_t addr)
+{
+	return (off_t)(addr / sys_page_size() * sizeof(uint64_t));
+}
+
+int procfs_exclusive(uintptr_t addr)
+{
+	uint64_t entry = 0;
+	int fd = open_pagemap();
+	long n;
+
+	if (fd < 0)
+		return fd;
+	n = sys_pread(fd, &entry, sizeof(entry), entry_at(addr));
+	sys_close(fd);
+	if (n != sizeof(entry))
+		return n < 0 ? (int)n : -EIO;
+	return (entry & PM_PRESENT) && (entry & PM_EXCLUSIVE);
+}
+
+/* Private unless it is the file's own page or nothing at all. */
+static int is_private(uint64_t entry)
+{
+	return (entry & PM_SWAP) || ((entry & PM_PRESENT) && !(entry & PM_FILE));
+}
+
+int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
+{
+	size_t page = sys_page_size();
+	uintptr_t end = start + len, run = 0;
+	uint64_t entries[512];
+	int ret = 0, fd = open_pagemap();
+
+	if (fd < 0)
+		return fd;
+	for (uintptr_t at = start; !ret && at < end;) {
+		size_t want = (end - at) / page;
+		long n;
+
+		if (want > 512)
+			want = 512;
+		n = sys_pread(fd, entries, want * sizeof(*entries), entry_at(at));
+		if (n < (long)(want * sizeof(*entries))) {
+			ret = n < 0 ? (int)n : -EIO;
+			break;
+		}
+		for (size_t i = 0; !ret && i < want; i++, at += page) {
+			if (is_private(entries[i])) {
+				run = run ? run : at;
+			} else if (run) {
+				ret = fn(arg, run, at - run);
+				run = 0;
+			}
+		}
+	}
+	if (!ret && run)
+		ret = fn(arg, run, end - run);
+	sys_close(fd);
+	return ret;
+}

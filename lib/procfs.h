@@ -1,0 +1,39 @@
+/*
+ * What /proc/self tells: maps and pagemap. Every call opens and closes its
+ * file, so that no descriptor can be lost or inherited.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_PROCFS_H
+#define COWFORK_PROCFS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* One line of /proc/self/maps. */
+struct procfs_map {
+	uintptr_t start, end;
+	uint64_t offset;
+	dev_t dev;
+	ino_t ino;
+	int shared;
+};
+
+typedef int procfs_map_fn(void *arg, const struct procfs_map *map);
+
+/* Call fn for each map in order of address; a result other than 0 ends the
+ * walk and is returned. -errno when the file cannot be read. */
+int procfs_maps(procfs_map_fn *fn, void *arg);
+
+/* Is the page at addr present and mapped by this process alone? 1, 0, -errno. */
+int procfs_exclusive(uintptr_t addr);
+
+typedef int procfs_run_fn(void *arg, uintptr_t start, size_t len);
+
+/* Call fn for each run of pages of [start, start + len), a private file
+ * mapping, that are private to this process now (in memory, swap or migration
+ * alike). A result other than 0 ends the walk and is returned; -errno. */
+int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg);
+
+#endif

@@ -1,0 +1,433 @@
+/*
+ * Making a store and the single steps on it; see store.h for the picture.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "compat.h"
+#include "log.h"
+#include "process.h"
+#include "store.h"
+#include "sys.h"
+
+/* Page tables move whole where both ends are congruent to 1 GiB (PUD entries;
+ * mm/mremap.c, get_extent), else to 2 MiB (PMD entries). */
+#define WINDOW_ALIGN ((size_t)1 << 30)
+#define WINDOW_MIN ((size_t)64 << 30)
+#define EXTENT_MAX 65536	/* more cannot be mapped (vm.max_map_count) */
+
+enum { MOVE = MREMAP_MAYMOVE | MREMAP_FIXED,
+       MOVE_STAY = MOVE | MREMAP_DONTUNMAP };
+
+/* --- what speaks against a store ---------------------------------------- */
+
+static int unlimited(int resource)
+{
+	struct rlimit limit;
+
+	return getrlimit((__rlimit_resource_t)resource, &limit) == 0 &&
+	       limit.rlim_cur == RLIM_INFINITY;
+}
+
+/* Under vm.overcommit_memory=2 even a MAP_NORESERVE mapping is charged, so a
+ * writable one far above all memory fails; a shared store would then die of
+ * SIGBUS where malloc gets ENOMEM. Asked of the kernel, since /proc may be
+ * missing. */
+int store_strict_overcommit(void)
+{
+	uint64_t want = sys_ram_and_swap() * 64;
+	long p;
+
+	if (!want || want > (uint64_t)1 << 44)
+		want = (uint64_t)1 << 44;
+	p = sys_mmap(0, want, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (sys_failed(p))
+		return 1;
+	sys_munmap((uintptr_t)p, want);
+	return 0;
+}
+
+int store_unlimited(void)
+{
+	return unlimited(RLIMIT_FSIZE) && unlimited(RLIMIT_AS) && unlimited(RLIMIT_DATA);
+}
+
+static int why_not(void)
+{
+	if (process.native_for_good)
+		return process.native_for_good;
+	if (!unlimited(RLIMIT_FSIZE))
+		return COW_REASON_FSIZE;
+	if (!unlimited(RLIMIT_AS) || !unlimited(RLIMIT_DATA))
+		return COW_REASON_ADDRESS;
+	if (process.lock_future)
+		return COW_REASON_LOCKED;
+	if (atomic_load(&process.store_count) == PROCESS_STORES)
+		return COW_REASON_STORES;
+	if (store_strict_overcommit())
+		return COW_REASON_OVERCOMMIT;
+	return COW_REASON_NONE;
+}
+
+/* --- making one --------------------------------------------------------- */
+
+/* Reserve size bytes of address space at a multiple of WINDOW_ALIGN. */
+static uintptr_t reserve(size_t size)
+{
+	long p = sys_mmap(0, size + WINDOW_ALIGN, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uintptr_t start, at;
+
+	if (sys_failed(p))
+		return 0;
+	start = (uintptr_t)p;
+	at = (start + WINDOW_ALIGN - 1) & ~(WINDOW_ALIGN - 1);
+	if (at > start)
+		sys_munmap(start, at - start);
+	sys_munmap(at + size, start + WINDOW_ALIGN - at);
+	return at;
+}
+
+static uintptr_t map_range(size_t size, int prot, int flags, int fd)
+{
+	uintptr_t at = reserve(size);
+
+	if (!at)
+		return 0;
+	if (sys_failed(sys_mmap(at, size, prot, flags | MAP_FIXED | MAP_NORESERVE,
+				fd, 0)) ||
+	    sys_madvise(at, size, MADV_DONTFORK) < 0 ||
+	    sys_madvise(at, size, MADV_DONTDUMP) < 0) {
+		sys_munmap(at, size);
+		return 0;
+	}
+	return at;
+}
+
+static int make_file(size_t size)
+{
+	int fd = sys_memfd_create("cowfork", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+
+	if (fd == -EINVAL)	/* before Linux 6.3 */
+		fd = sys_memfd_create("cowfork", MFD_CLOEXEC);
+	if (fd >= 0 && sys_ftruncate(fd, (off_t)size) < 0) {
+		sys_close(fd);
+		fd = -ENOMEM;
+	}
+	return fd;
+}
+
+/* Enough for all memory four times over, so that one window serves a process
+ * and neighbours merge; at least twice what is asked for. */
+static size_t window_size(size_t need)
+{
+	uint64_t want = sys_ram_and_swap() * 4;
+	size_t size = WINDOW_MIN;
+
+	if (need < SIZE_MAX / 4 && want < need * 2)
+		want = need * 2;
+	while (size < want && size < (size_t)1 << 46)
+		size *= 2;
+	return size;
+}
+
+/* The store's own memory: this struct, the table of extents, the huge map. */
+static struct store *make_record(size_t size)
+{
+	size_t tables = size / TABLE_SIZE;
+	size_t len = sizeof(struct store) + EXTENT_MAX * sizeof(struct extent) + tables;
+	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct store *s;
+
+	if (sys_failed(p))
+		return NULL;
+	s = (struct store *)p;
+	s->size = size;
+	s->extents.at = (struct extent *)(s + 1);
+	s->huge = (unsigned char *)(s->extents.at + EXTENT_MAX);
+	return s;
+}
+
+static void free_record(struct store *s)
+{
+	size_t len = sizeof(*s) + EXTENT_MAX * sizeof(struct extent) +
+		     s->size / TABLE_SIZE;
+
+	sys_munmap((uintptr_t)s, len);
+}
+
+static int map_file(struct store *s, int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -EBADF;
+	s->dev = st.st_dev;
+	s->ino = st.st_ino;
+	s->base = map_range(s->size, PROT_NONE, MAP_SHARED, fd);
+	s->shadow = map_range(s->size, PROT_NONE, MAP_SHARED, fd);
+	s->template = map_range(s->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd);
+	return s->base && s->shadow && s->template ? 0 : -ENOMEM;
+}
+
+static void unmap_file(struct store *s)
+{
+	if (s->base)
+		sys_munmap(s->base, s->size);
+	if (s->shadow)
+		sys_munmap(s->shadow, s->size);
+	if (s->template)
+		sys_munmap(s->template, s->size);
+}
+
+/* Try the whole cycle once, on the first page: the kernel may lack it. */
+static int try_cycle(struct store *s)
+{
+	size_t page = sys_page_size();
+	int prot = PROT_READ | PROT_WRITE;
+
+	if (store_commit(s, s->base, page, prot) < 0)
+		return -1;
+	*(volatile char *)s->base = 1;
+	if (store_park(s, s->base, page, prot) < 0)
+		return -1;
+	if (store_unpark(s, s->base, page, prot) < 0 ||
+	    *(volatile char *)s->base != 1)
+		return -1;
+	return store_decommit(s, s->base, page);
+}
+
+static int build(struct store *s)
+{
+	int fd = make_file(s->size);
+	int ret;
+
+	if (fd < 0)
+		return COW_REASON_MEMFD;
+	ret = map_file(s, fd);
+	sys_close(fd);
+	if (ret < 0) {
+		unmap_file(s);
+		return COW_REASON_ADDRESS;
+	}
+	if (spare_open(&s->spare, 2 * EXTENT_MAX) < 0) {
+		unmap_file(s);
+		return COW_REASON_ADDRESS;
+	}
+	extents_init(&s->extents, s->extents.at, EXTENT_MAX, s->base,
+		     s->base + s->size);
+	if (try_cycle(s) < 0) {
+		spare_close(&s->spare);
+		unmap_file(s);
+		process.native_for_good = COW_REASON_REMAP;
+		return COW_REASON_REMAP;
+	}
+	lease_open(&s->lease);
+	return COW_REASON_NONE;
+}
+
+/* A store of the smallest size, made and thrown away. */
+int store_kernel_can(void)
+{
+	struct store *s = make_record(WINDOW_ALIGN);
+	int can;
+
+	if (!s)
+		return 0;
+	can = build(s) == COW_REASON_NONE;
+	if (can) {
+		lease_close(&s->lease);
+		spare_close(&s->spare);
+		unmap_file(s);
+	}
+	free_record(s);
+	return can;
+}
+
+static int make(size_t window, struct store **ret_store)
+{
+	struct store *s = make_record(window);
+	int why;
+
+	if (!s)
+		return COW_REASON_ADDRESS;
+	why = build(s);
+	if (why)
+		free_record(s);
+	else
+		*ret_store = s;
+	return why;
+}
+
+int store_open(size_t size, size_t align, struct store **ret_store)
+{
+	size_t need = size + (align > WINDOW_ALIGN ? align : 0);
+	unsigned n = atomic_load(&process.store_count);
+	struct store *s = NULL;
+	int why = why_not();
+
+	if (why)
+		return why;
+	if (need < size || need > (size_t)1 << 46)
+		return COW_REASON_ADDRESS;
+	need = (need + WINDOW_ALIGN - 1) & ~(WINDOW_ALIGN - 1);
+	why = make(window_size(need), &s);
+	if (why == COW_REASON_ADDRESS)
+		why = make(need, &s);
+	if (why)
+		return why;
+	process.stores[n] = s;
+	atomic_store(&process.store_count, n + 1);
+	log_line(COW_LOG_INFO, "store: window of %zu GiB at %#lx", s->size >> 30,
+		 (unsigned long)s->base);
+	*ret_store = s;
+	return COW_REASON_NONE;
+}
+
+int store_may_move(struct store *s, size_t len)
+{
+	long p;
+
+	if (unlimited(RLIMIT_AS) && unlimited(RLIMIT_DATA))
+		return 1;
+	store_shrink(s);
+	p = sys_mmap(0, 2 * len, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (sys_failed(p))
+		return 0;
+	sys_munmap((uintptr_t)p, 2 * len);
+	return 1;
+}
+
+void store_shrink(struct store *s)
+{
+	struct extent *last = &s->extents.at[s->extents.count - 1];
+	uintptr_t end = (last->start + TABLE_SIZE) & ~(TABLE_SIZE - 1);
+	size_t keep = end - s->base;
+
+	if (last->state != EXTENT_FREE || last->flags || end >= last->end)
+		return;
+	sys_munmap(end, s->size - keep);
+	sys_munmap(s->shadow + keep, s->size - keep);
+	sys_munmap(s->template + keep, s->size - keep);
+	last->end = end;
+	s->size = keep;
+}
+
+void store_inherit(struct store *s)
+{
+	s->inherited = 1;
+}
+
+/* --- single steps ------------------------------------------------------- */
+
+int store_commit(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	(void)s;
+	if (sys_mprotect(start, len, prot) < 0)
+		return -ENOMEM;
+	if (sys_madvise(start, len, MADV_DODUMP) < 0) {
+		sys_mprotect(start, len, PROT_NONE);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+int store_decommit(struct store *s, uintptr_t start, size_t len)
+{
+	int ret = sys_mprotect(start, len, PROT_NONE);
+
+	if (ret < 0)
+		return ret;
+	sys_madvise(start, len, MADV_DONTDUMP);
+	return store_punch(s, start, len);
+}
+
+/* Lay a second view of the shadow's file pages over the window: mremap with
+ * old size 0 duplicates a shared mapping, whatever lies there goes. */
+int store_reserve(struct store *s, uintptr_t start, size_t len)
+{
+	uintptr_t alias = store_alias(s, start);
+	long ret;
+
+	ret = sys_mprotect(alias, len, PROT_NONE);
+	if (ret < 0)
+		return (int)ret;
+	ret = sys_mremap(alias, 0, len, MOVE, start);
+	if (sys_failed(ret))
+		return (int)ret;
+	sys_madvise(start, len, MADV_DONTDUMP);
+	return 0;
+}
+
+int store_punch(struct store *s, uintptr_t start, size_t len)
+{
+	size_t first = (start - s->base) / TABLE_SIZE;
+	size_t last = (start + len - 1 - s->base) / TABLE_SIZE;
+
+	for (size_t t = first; t <= last; t++) {
+		s->huge_count -= s->huge[t] == 1;
+		s->huge[t] = 0;
+	}
+	return sys_madvise(store_alias(s, start), len, MADV_REMOVE);
+}
+
+/* The template piece gets the protection before it moves, so that there is no
+ * instant in which a guard page could be touched. */
+static int cover(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	const int rw = PROT_READ | PROT_WRITE;
+	uintptr_t piece = start - s->base + s->template;
+	long ret = 0;
+
+	if (prot != rw)
+		ret = sys_mprotect(piece, len, prot);
+	if (ret == 0)
+		ret = sys_mremap(piece, len, len, MOVE_STAY, start);
+	if (prot != rw)
+		sys_mprotect(piece, len, rw);
+	return sys_failed(ret) ? (int)ret : 0;
+}
+
+int store_park(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	uintptr_t alias = store_alias(s, start);
+	long moved = sys_mremap(start, len, len, MOVE_STAY, alias);
+	int ret;
+
+	if (sys_failed(moved))
+		return (int)moved;
+	sys_madvise(alias, len, MADV_DONTDUMP);
+	/* from here the page tables are in the shadow; the window, still shared,
+	 * would only fault them in again: that is the way out below */
+	ret = cover(s, start, len, prot);
+	if (ret < 0)
+		return ret;
+	ret = sys_madvise(start, len, MADV_DODUMP);
+	if (ret == 0)
+		ret = sys_madvise(start, len, MADV_DOFORK);
+	if (ret < 0)
+		store_unpark(s, start, len, prot);
+	return ret;
+}
+
+int store_unpark(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	uintptr_t alias = store_alias(s, start);
+	long ret = sys_mprotect(alias, len, prot);
+
+	if (ret < 0)
+		return (int)ret;
+	ret = sys_mremap(alias, len, len, MOVE_STAY, start);
+	if (sys_failed(ret))
+		return (int)ret;
+	sys_madvise(start, len, MADV_DODUMP);
+	return 0;
+}

@@ -1,0 +1,91 @@
+/*
+ * A store: one memfd that memory lives in, and the three address ranges of
+ * equal size through which this process reaches it once its descriptor is
+ * closed. Offset in the file = address - base, in all three:
+ *
+ *   window    where the program's memory is. Shared PROT_NONE where FREE,
+ *             shared and readable where OWNED, private where FROZEN.
+ *   shadow    shared. Page tables parked by a freeze; holes are punched here.
+ *   template  private, never touched: a piece of it is laid over the window.
+ *
+ * None of the three is ever seen by a child (MADV_DONTFORK), except for the
+ * FROZEN parts of the window. This file makes single steps; which steps, when
+ * and what on failure is freeze.c's and memory.c's. The process lock is held
+ * by every caller.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_STORE_H
+#define COWFORK_STORE_H
+
+#include <sys/types.h>
+
+#include "cowfork.h"
+#include "extent.h"
+#include "lease.h"
+#include "spare.h"
+
+#define TABLE_SIZE ((size_t)2 << 20)	/* what one page-table page maps */
+
+struct store {
+	uintptr_t base;			/* of the window */
+	size_t size;			/* of window, shadow and template each */
+	uintptr_t shadow, template;
+	dev_t dev;			/* the memfd's, to know it in maps */
+	ino_t ino;
+	int inherited;			/* of an ancestor: only FROZEN parts exist */
+	int owns;			/* something may be OWNED: freeze has work */
+	int stale;			/* something may be EXTENT_STALE */
+	struct extents extents;
+	struct spare spare;
+	struct lease lease;
+	size_t huge_cursor;		/* next table to look at; see huge.c */
+	size_t huge_count;
+	unsigned char *huge;		/* one byte a table: collapsed already */
+};
+
+/* Make a store whose window has room for size bytes at a multiple of align,
+ * and add it to the process. 0, or the enum cow_reason why not. */
+int store_open(size_t size, size_t align, struct store **ret_store);
+
+/* What speaks for and against a store on this machine; for cow_facilities(). */
+int store_kernel_can(void);
+int store_strict_overcommit(void);
+int store_unlimited(void);
+
+/* The forked child's view: nothing but the FROZEN parts is left of it. */
+void store_inherit(struct store *s);
+
+/* FREE -> readable memory. -ENOMEM: no map left; nothing changed. */
+int store_commit(struct store *s, uintptr_t start, size_t len, int prot);
+
+/* Readable shared memory -> FREE and empty. */
+int store_decommit(struct store *s, uintptr_t start, size_t len);
+
+/* Anything at all -> FREE, the store's bytes kept. */
+int store_reserve(struct store *s, uintptr_t start, size_t len);
+
+/* Zero the store there and free its memory, whatever maps it. */
+int store_punch(struct store *s, uintptr_t start, size_t len);
+
+/* The two halves of a freeze and the way back. On failure memory is as it was
+ * before the call. */
+int store_park(struct store *s, uintptr_t start, size_t len, int prot);
+int store_unpark(struct store *s, uintptr_t start, size_t len, int prot);
+
+/* Does the address space limit allow to move len bytes now? A limit set since
+ * the store was made is met by giving up unused address space first. Asked
+ * ahead because mremap(2) unmaps its target before it looks at the limit. */
+int store_may_move(struct store *s, size_t len);
+
+/* Give up the window's unused tail. */
+void store_shrink(struct store *s);
+
+/* Where the store's bytes for an address of the window can be written while it
+ * is FROZEN. */
+static inline uintptr_t store_alias(const struct store *s, uintptr_t addr)
+{
+	return addr - s->base + s->shadow;
+}
+
+#endif

@@ -1,0 +1,53 @@
+/*
+ * System calls as the library makes them: straight to the kernel, never by a
+ * libc name that the preload runtime (or anybody) interposes. Each returns the
+ * kernel's value or -errno and leaves errno alone. All of them are
+ * async-signal-safe.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_SYS_H
+#define COWFORK_SYS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* An address from sys_mmap() and kin is an error when this says so. */
+static inline int sys_failed(long ret)
+{
+	return (unsigned long)ret > -4096UL;
+}
+
+size_t sys_page_size(void);
+uint64_t sys_now_ns(void);		/* CLOCK_MONOTONIC */
+uint64_t sys_ram_and_swap(void);	/* bytes */
+
+long sys_mmap(uintptr_t addr, size_t len, int prot, int flags, int fd, off_t off);
+int sys_munmap(uintptr_t addr, size_t len);
+int sys_mprotect(uintptr_t addr, size_t len, int prot);
+int sys_madvise(uintptr_t addr, size_t len, int advice);
+long sys_mremap(uintptr_t addr, size_t old_len, size_t new_len, int flags,
+		uintptr_t new_addr);
+int sys_mincore(uintptr_t addr, size_t len, unsigned char *vec);
+int sys_mlock2(uintptr_t addr, size_t len, unsigned flags);
+int sys_munlock(uintptr_t addr, size_t len);
+int sys_mlockall(int flags);
+int sys_munlockall(void);
+int sys_memfd_create(const char *name, unsigned flags);
+int sys_ftruncate(int fd, off_t size);
+int sys_open(const char *path, int flags);
+long sys_pread(int fd, void *buf, size_t len, off_t off);
+long sys_read(int fd, void *buf, size_t len);
+int sys_close(int fd);
+
+/* Is no other task running in this address space, threads and CLONE_VM
+ * helpers alike? unshare(CLONE_VM) changes nothing and succeeds only then
+ * (kernel/fork.c, check_unshare_flags). */
+int sys_alone_in_mm(void);
+
+/* Block every signal, those that glibc keeps for itself included; undo. */
+void sys_block_signals(uint64_t *ret_old);
+void sys_restore_signals(const uint64_t *old);
+
+#endif

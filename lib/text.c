@@ -1,0 +1,43 @@
+/*
+ * Names and sentences for what the library reports.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "cowfork.h"
+
+const char *cow_version(void)
+{
+	return COW_VERSION;
+}
+
+const char *cow_state_string(enum cow_state state)
+{
+	switch (state) {
+	case COW_STATE_NATIVE: return "native";
+	case COW_STATE_OWNED: return "owned";
+	case COW_STATE_FROZEN: return "frozen";
+	}
+	return "?";
+}
+
+const char *cow_reason_string(enum cow_reason reason)
+{
+	static const char *const text[COW_REASON_COUNT] = {
+		[COW_REASON_NONE] = "nothing stays native",
+		[COW_REASON_OFF] = "the engine is off",
+		[COW_REASON_KIND] = "a kind of mapping that does not belong in the store",
+		[COW_REASON_FORKING] = "mapped while a fork was under way",
+		[COW_REASON_MEMFD] = "memfd_create(2) was refused",
+		[COW_REASON_REMAP] = "this kernel cannot move the page tables of a file mapping",
+		[COW_REASON_OVERCOMMIT] = "vm.overcommit_memory is 2",
+		[COW_REASON_FSIZE] = "a file size limit (RLIMIT_FSIZE) is set",
+		[COW_REASON_ADDRESS] = "an address space limit is set, or the address space is full",
+		[COW_REASON_MAPS] = "no memory map left (vm.max_map_count)",
+		[COW_REASON_LOCKED] = "locked memory",
+		[COW_REASON_STORES] = "too many ancestors' stores in this process",
+		[COW_REASON_CALL] = "a memory call that only plain memory can serve",
+		[COW_REASON_FOREIGN] = "another mapping was found where a region was",
+	};
+
+	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";
+}

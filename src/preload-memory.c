@@ -1,0 +1,73 @@
+/*
+ * The memory calls. Nothing but a name for each: what they mean on memory in
+ * the store is libcowfork's.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/mman.h>
+
+#include "cowfork.h"
+#include "preload.h"
+
+/* mman.h declares some of these with attributes of its own. */
+INTERPOSED void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
+{
+	preload_start();
+	return cow_mmap(addr, len, prot, flags, fd, off);
+}
+
+INTERPOSED void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t off)
+{
+	preload_start();
+	return cow_mmap(addr, len, prot, flags, fd, off);
+}
+
+INTERPOSED int munmap(void *addr, size_t len)
+{
+	return cow_munmap(addr, len);
+}
+
+INTERPOSED int mprotect(void *addr, size_t len, int prot)
+{
+	return cow_mprotect(addr, len, prot);
+}
+
+INTERPOSED int madvise(void *addr, size_t len, int advice)
+{
+	return cow_madvise(addr, len, advice);
+}
+
+INTERPOSED void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
+{
+	void *new_addr = NULL;
+	va_list args;
+
+	if (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) {
+		va_start(args, flags);
+		new_addr = va_arg(args, void *);
+		va_end(args);
+	}
+	return cow_mremap(addr, old_len, new_len, flags, new_addr);
+}
+
+INTERPOSED int mlock(const void *addr, size_t len)
+{
+	return cow_mlock2(addr, len, 0);
+}
+
+INTERPOSED int mlock2(const void *addr, size_t len, unsigned flags)
+{
+	return cow_mlock2(addr, len, flags);
+}
+
+INTERPOSED int mlockall(int flags)
+{
+	return cow_mlockall(flags);
+}
+
+INTERPOSED int munlockall(void)
+{
+	return cow_munlockall();
+}

@@ -1,0 +1,37 @@
+/*
+ * Finding the C library's functions behind ours. dlsym(3) may allocate, so it
+ * is never called from a memory call, only from the constructor and the forks.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "preload.h"
+
+static struct real real;
+
+static void *next(const char *name)
+{
+	return dlsym(RTLD_NEXT, name);
+}
+
+/* ISO C has no conversion from void * to a function pointer; POSIX has. */
+#define BIND(slot, name) (*(void **)(&real.slot) = next(name))
+
+const struct real *preload_real(void)
+{
+	if (real.fork)
+		return &real;
+	BIND(clone, "clone");
+	BIND(fork_bare, "_Fork");
+	BIND(fork, "fork");
+	if (!real.fork || !real.clone) {
+		static const char text[] = "cowfork: no fork in the C library?\n";
+
+		(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+		abort();
+	}
+	return &real;
+}

@@ -1,0 +1,28 @@
+/*
+ * The preload runtime: the C library's names, served by libcowfork. It keeps no
+ * state about memory of its own.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_PRELOAD_H
+#define COWFORK_PRELOAD_H
+
+#include <sys/types.h>
+
+#define INTERPOSED __attribute__((visibility("default")))
+
+/* The C library's own functions, for those that ours call. Bound in the
+ * constructor, or by whoever needs one first. */
+struct real {
+	pid_t (*fork)(void);
+	pid_t (*fork_bare)(void);	/* _Fork, glibc 2.34; NULL before */
+	int (*clone)(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+};
+
+const struct real *preload_real(void);
+
+/* Install the log callback before the library reads its options. Cheap once
+ * done; called from wherever a program can enter first. */
+void preload_start(void);
+
+#endif
