@@ -184,7 +184,7 @@ static long map_over_windows(uintptr_t start, size_t len, int prot, int flags,
 	struct store *s = process_store_at(start, end - start);
 	long ret;
 
-	if (!extents_have_room(&s->extents))
+	if (!store_have_room(s))
 		return -ENOMEM;
 	/* a range that is not all in this window would need more than one call
 	 * to the kernel to be refused as a whole */
@@ -261,7 +261,7 @@ static int managed_mprotect(struct store *s, uintptr_t start, uintptr_t end, int
 
 		if (e.state == EXTENT_FREE && !s->inherited)
 			return -ENOMEM;
-		if ((ours || e.flags & EXTENT_PINNED) && (prot & ~7 || !extents_have_room(&s->extents)))
+		if ((ours || e.flags & EXTENT_PINNED) && (prot & ~7 || !store_have_room(s)))
 			return prot & ~7 ? -EINVAL : -ENOMEM;
 		if (ours && !s->inherited && e.state == EXTENT_OWNED)
 			ret = spare_hold(&s->spare, 2 * s->extents.count + 20);
@@ -375,7 +375,7 @@ static int advise_ours(struct store *s, const struct extent *e, int advice)
 
 static int advise_piece(struct store *s, const struct extent *e, int advice)
 {
-	if (!extents_have_room(&s->extents))
+	if (!store_have_room(s))
 		return -ENOMEM;
 	if (memory_is_ours(s, e))
 		return advise_ours(s, e, advice);
@@ -453,7 +453,6 @@ static void unlock_reservations(struct store *s)
 {
 	sys_munlock(s->shadow, s->size);
 	sys_munlock(s->template, s->size);
-	sys_munlock(s->spare.at, s->spare.pages * sys_page_size());
 	extents_each(e, &s->extents, s->base, s->base + s->size)
 		if (e.state == EXTENT_FREE)
 			sys_munlock(e.start, e.end - e.start);

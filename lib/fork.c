@@ -18,6 +18,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,33 +29,26 @@
 #include "log.h"
 #include "options.h"
 #include "process.h"
+#include "procfs.h"
 #include "sys.h"
 
 /* First guesses, from measurements that cowfork-compare repeats. */
 #define REFRESH_NS_PER_TABLE 5000u	/* thaw and freeze of one table */
+#define REFRESH_NS_PER_PAGE 800u	/* copying back a changed page */
+#define NOISE_NS 10000u			/* forks differ by that much */
 #define FAULT_NS 500u			/* saved by a fault on a huge page */
 #define CHILD_FAULTS 256u		/* that a child takes whatever we do */
-#define COLLAPSE_BURST_NS 8000000u	/* at most this in one fork */
+#define LOOK_EVERY 8u			/* forks between two looks at that */
+#define COLLAPSE_NS 800000u		/* of one table */
+#define REAL_FORK_NS_PER_TABLE 16000u	/* the kernel's copy of one */
+#define BURST_NS 8000000u		/* at most this in one fork */
 
-static struct {
-	uint64_t before;		/* the kernel's fork began */
-	uint64_t excess;		/* ns since the last refresh */
-	uint64_t refresh_cost;		/* ns, of the last one */
-	uint64_t retry_at;		/* excess at which to ask again */
-	uint64_t credit;		/* ns that collapsing may use */
-	uint64_t faults;		/* children's, at the last look */
-	int looked;			/* an exec'd program inherits a count */
-} meter;
-
-enum made { MADE_NATIVE, MADE_FROZEN, MADE_FREEZE, MADE_REFRESH };
-static enum made made;			/* the fork under way */
-static int frozen_ahead;		/* cow_prepare() did its freeze */
-static __thread int refused;
-static int refused_here;		/* the fork under way must not happen */
+static __thread int refused;	/* this thread's last fork */
+static int must_die;		/* the fork under way must not happen */
 
 /* --- refresh ------------------------------------------------------------ */
 
-static uint64_t tables_held(void)
+static uint64_t tables_frozen(void)
 {
 	uint64_t n = 0;
 
@@ -68,63 +62,72 @@ static uint64_t tables_held(void)
 
 static uint64_t refresh_cost(void)
 {
-	uint64_t guess = tables_held() * REFRESH_NS_PER_TABLE;
+	long anonymous = procfs_anonymous_pages();
+	uint64_t pages = anonymous > 0 ? (uint64_t)anonymous : 0;
 
-	return meter.refresh_cost > guess ? meter.refresh_cost : guess;
+	return tables_frozen() * REFRESH_NS_PER_TABLE + pages * REFRESH_NS_PER_PAGE;
 }
 
-static void refresh(void)
+static void refresh(struct meter *m)
 {
 	uint64_t start = sys_now_ns();
 
 	if (thaw_all() && freeze_all() >= 0)
-		made = MADE_REFRESH;
-	meter.refresh_cost = sys_now_ns() - start;
-	meter.excess = 0;
-	meter.retry_at = 0;
+		process.life->made = MADE_REFRESH;
+	log_line(COW_LOG_INFO, "refresh: forks cost %llu us too much, it took %llu us",
+		 (unsigned long long)m->excess / 1000,
+		 (unsigned long long)(sys_now_ns() - start) / 1000);
+	m->excess = m->retry_at = m->floor = 0;
 }
 
-static void maybe_refresh(void)
+static void maybe_refresh(struct meter *m)
 {
-	if (!process.stats.fork_ns_min || meter.excess < meter.retry_at ||
-	    meter.excess < refresh_cost())
+	if (!m->excess || m->excess < m->retry_at)
 		return;
-	if (thaw_allowed())
-		refresh();
+	if (m->excess >= refresh_cost() && thaw_allowed())
+		refresh(m);
 	else
-		meter.retry_at = meter.excess + meter.excess / 4;
+		m->retry_at = m->excess + m->excess / 4;
 }
 
 /* --- collapse ----------------------------------------------------------- */
 
-static void earn_credit(uint64_t excess)
+static void earn_credit(struct meter *m, uint64_t excess)
 {
 	struct rusage usage;
 	uint64_t faults;
 
-	if (getrusage(RUSAGE_CHILDREN, &usage) < 0)
+	m->credit += excess;
+	if (process.life->stats.forks % LOOK_EVERY ||
+	    getrusage(RUSAGE_CHILDREN, &usage) < 0)
 		return;
 	faults = (uint64_t)usage.ru_minflt;
-	if (meter.looked && faults > meter.faults + CHILD_FAULTS)
-		meter.credit += (faults - meter.faults - CHILD_FAULTS) * FAULT_NS;
-	meter.faults = faults;
-	meter.looked = 1;
-	meter.credit += excess;
+	if (m->looked && faults > m->faults + LOOK_EVERY * CHILD_FAULTS)
+		m->credit += (faults - m->faults - LOOK_EVERY * CHILD_FAULTS) * FAULT_NS;
+	m->faults = faults;
+	m->looked = 1;
 }
 
-static void maybe_collapse(uint64_t excess)
+/* No fork may take longer than the kernel's own would have. */
+static uint64_t burst(void)
+{
+	uint64_t ns = tables_frozen() * REAL_FORK_NS_PER_TABLE;
+
+	return ns < COLLAPSE_NS ? COLLAPSE_NS : ns > BURST_NS ? BURST_NS : ns;
+}
+
+static void maybe_collapse(struct meter *m, uint64_t excess)
 {
 	uint64_t budget, spent;
 
 	if (options.huge != COW_HUGE_AUTO || !huge_pending())
 		return;
-	earn_credit(excess);
-	budget = meter.credit < COLLAPSE_BURST_NS ? meter.credit : COLLAPSE_BURST_NS;
-	/* about one table, so that small change adds up to a whole one */
-	if (budget < COLLAPSE_BURST_NS / 8)
+	earn_credit(m, excess);
+	if (m->credit < COLLAPSE_NS)
 		return;
-	spent = huge_collapse(budget);
-	meter.credit -= spent < meter.credit ? spent : meter.credit;
+	budget = burst();
+	spent = huge_collapse(m->credit < budget ? m->credit : budget);
+	m->credit -= spent < m->credit ? spent : m->credit;
 }
 
 /* --- the handlers ------------------------------------------------------- */
@@ -140,100 +143,113 @@ static int manages_anything(void)
 /* Returns 0 or -ENOMEM. */
 static int make_ready(void)
 {
+	struct life *life = process.life;
 	int ret = freeze_all();
 
 	if (ret < 0)
 		return ret;
-	frozen_ahead |= ret > 0;
-	if (frozen_ahead)
-		made = MADE_FREEZE;
+	life->frozen_ahead |= ret > 0;
+	if (life->frozen_ahead)
+		life->made = MADE_FREEZE;
 	else
-		made = manages_anything() ? MADE_FROZEN : MADE_NATIVE;
+		life->made = manages_anything() ? MADE_FROZEN : MADE_NATIVE;
 	if (options.huge == COW_HUGE_ALWAYS && huge_pending())
 		huge_collapse(UINT64_MAX);
 	return 0;
 }
 
+/* Only the outermost level has work, and only it can fail. */
 static int enter(void)
 {
-	int ret = 0;
+	int ret;
 
-	if (!process_forking()) {
-		process_fork_begin();
-		ret = make_ready();
-		if (ret == 0) {
-			freeze_reap();
-			maybe_refresh();
-		}
-		meter.before = sys_now_ns();
-	} else {
-		process_fork_begin();
+	if (!process_fork_begin())
+		return 0;
+	ret = make_ready();
+	if (ret < 0) {
+		process.life->stats.forks_refused++;
+		return ret;
 	}
-	return ret;
+	freeze_reap();
+	maybe_refresh(&process.life->meter);
+	process.life->meter.before = sys_now_ns();
+	return 0;
 }
 
-static void count_fork(void)
+/* What this fork cost above a flat one. The least of the last four counts, so
+ * that a single one which was scheduled away does not. */
+static uint64_t read_meter(struct meter *m, uint64_t ns)
 {
-	struct cow_stats *st = &process.stats;
-	uint64_t ns = sys_now_ns() - meter.before, excess;
+	uint64_t least = ns;
+
+	memmove(m->recent, m->recent + 1, sizeof(m->recent) - sizeof(*m->recent));
+	m->recent[RECENT - 1] = ns;
+	for (int i = 0; i < RECENT; i++)
+		if (m->recent[i] < least)
+			least = m->recent[i];
+	if (!least)		/* fewer than four so far */
+		return 0;
+	if (!m->floor || least < m->floor)
+		m->floor = least;
+	return least > m->floor + m->floor / 2 + NOISE_NS ? least - m->floor : 0;
+}
+
+static void count_fork(struct life *life)
+{
+	struct cow_stats *st = &life->stats;
+	uint64_t ns = sys_now_ns() - life->meter.before, excess;
 
 	st->forks++;
-	st->forks_native += made == MADE_NATIVE;
-	st->forks_frozen += made == MADE_FROZEN;
-	st->forks_freeze += made == MADE_FREEZE;
-	st->forks_refresh += made == MADE_REFRESH;
+	st->forks_native += life->made == MADE_NATIVE;
+	st->forks_frozen += life->made == MADE_FROZEN;
+	st->forks_freeze += life->made == MADE_FREEZE;
+	st->forks_refresh += life->made == MADE_REFRESH;
+	st->generation_forks++;
 	st->fork_ns_last = ns;
 	st->fork_ns_total += ns;
-	st->generation_forks++;
-	frozen_ahead = 0;
-	if (made == MADE_NATIVE)
-		return;
 	if (!st->fork_ns_min || ns < st->fork_ns_min)
 		st->fork_ns_min = ns;
-	excess = ns - st->fork_ns_min;
-	/* a fork is never exactly flat: noise is no page table */
-	if (excess > st->fork_ns_min) {
-		meter.excess += excess;
-		maybe_collapse(excess);
-	} else {
-		maybe_collapse(0);
-	}
+	life->frozen_ahead = 0;
+	if (life->made == MADE_NATIVE)
+		return;
+	excess = read_meter(&life->meter, ns);
+	life->meter.excess += excess;
+	maybe_collapse(&life->meter, excess);
 }
 
 static void prepare(void)
 {
-	/* only the outermost call can fail, and nobody can be told here */
-	int ret = enter();
+	if (enter() < 0)
+		must_die = 1;	/* nobody can be told here */
+}
 
-	if (ret < 0) {
-		refused_here = 1;
-		process.stats.forks_refused++;
-	}
+/* Written only when they change: a write after a fork copies a page. */
+static void note_refused(int value)
+{
+	if (refused != value)
+		refused = value;
+	if (must_die)
+		must_die = 0;
 }
 
 static void parent(void)
 {
-	refused = refused_here;
-	if (!refused)
-		count_fork();
-	refused_here = 0;
+	int was_refused = must_die;
+
+	note_refused(was_refused);
+	if (!was_refused && atomic_load(&process.life->forking) == 1)
+		count_fork(process.life);
 	process_fork_parent();
 }
 
 static void child(void)
 {
-	int die = refused_here;
-
-	refused_here = 0;
-	refused = 0;
-	frozen_ahead = 0;
-	meter.excess = meter.credit = meter.faults = meter.retry_at = 0;
-	meter.looked = 0;
-	process_fork_child();
 	/* memory that could not be frozen is missing here: better no child than
 	 * a wrong one. The parent's cow_fork() reports it. */
-	if (die)
+	if (must_die)
 		_exit(127);
+	note_refused(0);
+	process_fork_child();
 }
 
 int fork_register(void)
@@ -257,10 +273,8 @@ int cow_fork_enter(void)
 {
 	int ret = enter();
 
-	if (ret < 0) {
-		process.stats.forks_refused++;
+	if (ret < 0)
 		process_fork_parent();
-	}
 	return ret;
 }
 

@@ -47,7 +47,7 @@ static int look(struct store *s, uintptr_t from, uintptr_t to, enum kind kind)
 	extents_each(e, &s->extents, from, to) {
 		if (expected(&e) == KIND_OTHER || expected(&e) == kind)
 			continue;
-		if (!extents_have_room(&s->extents))
+		if (!store_have_room(s))
 			return -ENOMEM;
 		log_line(COW_LOG_WARN, "%#lx-%#lx was re-mapped behind the library",
 			 (unsigned long)e.start, (unsigned long)e.end);
@@ -128,7 +128,7 @@ static int freeze_step(struct store *s, uintptr_t start, size_t len, int prot)
 
 int freeze_range(struct store *s, uintptr_t start, size_t len, int prot)
 {
-	if (!store_may_move(s, len) || !extents_have_room(&s->extents))
+	if (!store_may_move(s, len) || !store_have_room(s))
 		return -ENOMEM;
 	spare_release(&s->spare);
 	return by_halves(freeze_step, s, start, len, prot);
@@ -174,11 +174,11 @@ int freeze_all(void)
 		moved += ret;
 	}
 	if (moved) {
-		process.stats.freezes++;
-		process.stats.freeze_ns_last = sys_now_ns() - start;
-		process.stats.freeze_ns_total += process.stats.freeze_ns_last;
-		if (!process.stats.generation_forks)
-			process.stats.generation = process.stats.thaws + 1;
+		process.life->stats.freezes++;
+		process.life->stats.freeze_ns_last = sys_now_ns() - start;
+		process.life->stats.freeze_ns_total += process.life->stats.freeze_ns_last;
+		if (!process.life->stats.generation_forks)
+			process.life->stats.generation = process.life->stats.thaws + 1;
 	}
 	return moved;
 }
@@ -221,7 +221,7 @@ static int thaw_extent(struct store *s, const struct extent *e)
 	size_t len = e->end - e->start;
 	int ret;
 
-	if (!store_may_move(s, len) || !extents_have_room(&s->extents))
+	if (!store_may_move(s, len) || !store_have_room(s))
 		return -ENOMEM;
 	ret = copy_private_pages(s, e->start, len, e->prot);
 	if (ret == 0)
@@ -261,9 +261,9 @@ int thaw_all(void)
 	process_each_own(s)
 		thawed += thaw_store(s);
 	if (thawed) {
-		process.stats.thaws++;
-		process.stats.thaw_ns_total += sys_now_ns() - start;
-		process.stats.generation_forks = 0;
+		process.life->stats.thaws++;
+		process.life->stats.thaw_ns_total += sys_now_ns() - start;
+		process.life->stats.generation_forks = 0;
 	}
 	return thawed;
 }
@@ -273,7 +273,7 @@ int thaw_all(void)
 static void reap_store(struct store *s)
 {
 	extents_each(e, &s->extents, s->base, s->base + s->size) {
-		if (!(e.flags & EXTENT_STALE) || !extents_have_room(&s->extents))
+		if (!(e.flags & EXTENT_STALE) || !store_have_room(s))
 			continue;
 		if (store_punch(s, e.start, e.end - e.start) == 0)
 			extents_set(&s->extents, e.start, e.end,
@@ -285,18 +285,18 @@ static void reap_store(struct store *s)
 
 void freeze_reap(void)
 {
-	static uint64_t asked;
+	struct life *life = process.life;
 	uint64_t now = 0;
 
 	process_each_own(s) {
 		if (!s->stale)
 			continue;
 		now = now ? now : sys_now_ns();
-		if (now - asked < 50000000u)
+		if (now - life->reaped < 50000000u)
 			return;
 		if (lease_free(&s->lease))
 			reap_store(s);
 	}
 	if (now)
-		asked = now;
+		life->reaped = now;
 }

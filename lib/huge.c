@@ -34,7 +34,7 @@ static void collapse(struct store *s, size_t table, enum extent_state state)
 
 	if (state == EXTENT_FROZEN)
 		at = store_alias(s, at);
-	if (populated(at) && sys_madvise(at, TABLE_SIZE, MADV_COLLAPSE) == 0) {
+	if (store_huge_map(s) && populated(at) && sys_madvise(at, TABLE_SIZE, MADV_COLLAPSE) == 0) {
 		s->huge[table] = TABLE_HUGE;
 		s->huge_count++;
 	}
@@ -53,7 +53,7 @@ static int find(struct store *s, enum extent_state *ret_state)
 
 		if (ours && e.end - at >= TABLE_SIZE) {
 			*ret_state = (enum extent_state)e.state;
-			if (s->huge[s->huge_cursor] == TABLE_SMALL)
+			if (!s->huge || s->huge[s->huge_cursor] == TABLE_SMALL)
 				return 1;
 			s->huge_cursor++;
 		} else {
@@ -75,7 +75,7 @@ uint64_t huge_collapse(uint64_t budget_ns)
 			spent = sys_now_ns() - start;
 		}
 	}
-	process.stats.collapse_ns_total += spent;
+	process.life->stats.collapse_ns_total += spent;
 	return spent;
 }
 

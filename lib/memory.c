@@ -30,7 +30,7 @@ static int place_in(struct store *s, size_t size, size_t align, uintptr_t *ret_a
 
 	if (!at)
 		return COW_REASON_ADDRESS;
-	if (!extents_have_room(&s->extents) ||
+	if (!store_have_room(s) ||
 	    spare_hold(&s->spare, 2 * s->extents.count + 20) < 0 ||
 	    store_commit(s, at, size, rw) < 0)
 		return COW_REASON_MAPS;
@@ -115,7 +115,7 @@ static int unmap_piece(struct store *s, const struct extent *e)
 int memory_unmap(struct store *s, uintptr_t start, uintptr_t end)
 {
 	extents_each(e, &s->extents, start, end) {
-		int ret = extents_have_room(&s->extents) ? unmap_piece(s, &e) : -ENOMEM;
+		int ret = store_have_room(s) ? unmap_piece(s, &e) : -ENOMEM;
 
 		if (ret < 0)
 			return ret;
@@ -176,7 +176,7 @@ int memory_zero(struct store *s, uintptr_t start, uintptr_t end)
 	int result = 0;
 
 	extents_each(e, &s->extents, start, end) {
-		int ret = extents_have_room(&s->extents) ? zero_piece(s, &e) : -ENOMEM;
+		int ret = store_have_room(s) ? zero_piece(s, &e) : -ENOMEM;
 
 		if (ret < 0)
 			result = ret;
@@ -197,11 +197,11 @@ int memory_detach(struct store *s, uintptr_t start, uintptr_t end,
 
 		if (!memory_is_ours(s, &e))
 			continue;
-		if (!extents_have_room(&s->extents))
+		if (!store_have_room(s))
 			return -ENOMEM;
 		if (e.state == EXTENT_OWNED)
 			ret = freeze_range(s, e.start, e.end - e.start, e.prot);
-		if (ret == 0 && !extents_have_room(&s->extents))
+		if (ret == 0 && !store_have_room(s))
 			ret = -ENOMEM;
 		if (ret < 0)
 			return -ENOMEM;

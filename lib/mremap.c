@@ -37,7 +37,7 @@ static int grow_in_place(const struct move *m)
 		return -ENOMEM;
 	next = extents_piece(&s->extents, end, s->base + s->size);
 	if (next.state != EXTENT_FREE || next.flags || next.end - next.start < more ||
-	    !extents_have_room(&s->extents) || freeze_reserve(s) < 0 ||
+	    !store_have_room(s) || freeze_reserve(s) < 0 ||
 	    store_commit(s, end, more, m->source.prot) < 0)
 		return -ENOMEM;
 	extents_set(&s->extents, end, end + more, EXTENT_OWNED, m->source.prot, 0);

@@ -1,172 +1,157 @@
 /*
- * The lock, and how a process learns that it is a forked child.
- *
- * A child made by a fork that the library saw runs process_fork_child(). One
- * that was made behind its back (a bare clone) has an empty birth page: the
- * page is MADV_WIPEONFORK. It is noticed at the next lock. Never by pid: a
- * vfork child has a pid of its own in its parent's memory.
+ * The lock, and how a process learns that it is a forked child: at its first
+ * lock, when it finds its life page wiped. Until then a child pays nothing.
  *
  * SPDX-License-Identifier: MIT
  */
-#include <pthread.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "compat.h"
 #include "fork.h"
-#include "log.h"
 #include "options.h"
 #include "process.h"
 #include "sys.h"
 
-struct process process;
+enum { LIFE_NEW = 0, LIFE_KNOWN, LIFE_BUSY };
 
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t signals_before;		/* of the thread that holds the mutex */
-static _Atomic(uintptr_t) owner;	/* that thread, 0 for none */
-static unsigned depth;			/* its nested locks */
-static atomic_uint forking;		/* its nested forks */
-static _Atomic(unsigned char) *birth;	/* reads BIRTH_WIPED in a new child */
+/* Used where no page can be had that the kernel wipes. Then no store is ever
+ * made, and only the lock and the counters are of use. */
+static struct life plain_life = { .known = LIFE_KNOWN };
 
-enum { BIRTH_WIPED = 0, BIRTH_OK, BIRTH_BUSY };
+struct process process = { .life = &plain_life };
+
+/* The forking thread's signal mask, for its child, which has lost the life
+ * page. Written only when it changes, to save the page from being copied. */
+static uint64_t signals_for_child;
 
 static uintptr_t self(void)
 {
 	return (uintptr_t)pthread_self();
 }
 
-int process_forking(void)
-{
-	return atomic_load(&forking) != 0;
-}
-
 static int newborn(void)
 {
-	return birth && atomic_load(birth) == BIRTH_WIPED;
+	return atomic_load(&process.life->known) != LIFE_KNOWN;
 }
 
-static void become_child(void)
+int process_forking(void)
 {
-	for (unsigned i = 0; i < atomic_load(&process.store_count); i++)
-		if (process.stores[i] && !process.stores[i]->inherited)
-			store_inherit(process.stores[i]);
-	memset(&process.stats, 0, sizeof(process.stats));
-	process.lock_future = 0;
-	if (birth)
-		atomic_store(birth, BIRTH_OK);
+	return atomic_load(&process.life->forking) != 0;
 }
 
-/* The page that an unseen fork wipes. Without it such children are not
- * noticed, which is one reason not to make a store; see store_open(). */
-static int make_birth_page(void)
-{
-	size_t n = sys_page_size();
-	long p;
-
-	if (birth)
-		return 1;
-	p = sys_mmap(0, n, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (sys_failed(p))
-		return 0;
-	if (sys_madvise((uintptr_t)p, n, MADV_WIPEONFORK) < 0) {
-		sys_munmap((uintptr_t)p, n);
-		return 0;
-	}
-	birth = (_Atomic(unsigned char) *)p;
-	atomic_store(birth, BIRTH_OK);
-	return 1;
-}
-
-/* Once in a process image, with the lock held. */
+/* Without the lock, once in a process image. The atfork handlers register as
+ * early as possible, so that ours run last of all prepare handlers (reverse
+ * order of registration). Registering may allocate, and an allocator may map
+ * memory through us: that call finds the flag set and goes on. */
 static void start(void)
 {
-	static int options_read, birth_tried;
+	static atomic_int started;
+	long p;
 
-	if (!options_read)
-		options_read = options_read_environment();
-	if (!birth_tried && !make_birth_page())
-		process.native_for_good = COW_REASON_ADDRESS;
-	birth_tried = 1;
-}
-
-/* The atfork handlers register as early as possible, so that ours run last of
- * all prepare handlers (reverse order of registration). Without the lock:
- * registering may allocate, and an allocator may map memory through us. */
-static void register_once(void)
-{
-	static atomic_flag registered = ATOMIC_FLAG_INIT;
-
-	if (!atomic_flag_test_and_set(&registered) && fork_register() != 0)
-		process.native_for_good = COW_REASON_ADDRESS;
-}
-
-/* A child made unseen while another thread held the mutex finds it locked by
- * nobody; whoever comes first makes it anew, others wait for that. */
-static void recover_child(void)
-{
-	unsigned char wiped = BIRTH_WIPED;
-
-	if (!birth || atomic_load(birth) == BIRTH_OK)
+	/* read first: a write after a fork copies the page */
+	if (atomic_load(&started) || atomic_exchange(&started, 1))
 		return;
-	if (atomic_compare_exchange_strong(birth, &wiped, BIRTH_BUSY)) {
-		mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-		atomic_store(&owner, 0);
-		atomic_store(&forking, 0);
-		depth = 0;
-		become_child();
+	p = sys_mmap(0, sys_page_size(), PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (sys_failed(p) ||
+	    sys_madvise((uintptr_t)p, sys_page_size(), MADV_WIPEONFORK) < 0 ||
+	    fork_register() != 0) {
+		process.native_for_good = COW_REASON_ADDRESS;
+		return;
 	}
-	while (atomic_load(birth) != BIRTH_OK)
+	atomic_store(&((struct life *)p)->known, LIFE_KNOWN);
+	process.life = (struct life *)p;
+}
+
+/* With the lock held, until the C library has set environ. */
+static void read_options(void)
+{
+	static int done;
+
+	if (!done)
+		done = options_read_environment();
+}
+
+/* The first thread here does it, others that the child made meanwhile wait.
+ * What the parent owned does not exist here, what it froze is inherited. */
+static void become_child(void)
+{
+	unsigned char new = LIFE_NEW;
+
+	if (atomic_compare_exchange_strong(&process.life->known, &new, LIFE_BUSY)) {
+		for (unsigned i = 0; i < atomic_load(&process.store_count); i++)
+			if (!process.stores[i]->inherited)
+				store_inherit(process.stores[i]);
+		process.lock_future = 0;
+		atomic_store(&process.life->known, LIFE_KNOWN);
+	}
+	while (newborn())
 		sched_yield();
 }
 
 void process_lock(void)
 {
 	uint64_t before;
+	struct life *life;
 
-	if (atomic_load(&owner) == self() && !newborn()) {
-		depth++;
+	start();
+	life = process.life;
+	if (newborn()) {
+		sys_block_signals(&before);
+		become_child();
+		sys_restore_signals(&before);
+	}
+	if (atomic_load(&life->owner) == self()) {
+		life->depth++;
 		return;
 	}
-	register_once();
 	sys_block_signals(&before);
-	recover_child();
-	pthread_mutex_lock(&mutex);
-	atomic_store(&owner, self());
-	signals_before = before;
-	start();
+	pthread_mutex_lock(&life->mutex);
+	atomic_store(&life->owner, self());
+	life->signals = before;
+	read_options();
 }
 
 void process_unlock(void)
 {
-	uint64_t before = signals_before;
+	struct life *life = process.life;
+	uint64_t before = life->signals;
 
-	if (depth) {
-		depth--;
+	if (life->depth) {
+		life->depth--;
 		return;
 	}
-	atomic_store(&owner, 0);
-	pthread_mutex_unlock(&mutex);
+	atomic_store(&life->owner, 0);
+	pthread_mutex_unlock(&life->mutex);
 	sys_restore_signals(&before);
 }
 
-void process_fork_begin(void)
+int process_fork_begin(void)
 {
 	process_lock();
-	atomic_fetch_add(&forking, 1);
+	if (atomic_fetch_add(&process.life->forking, 1))
+		return 0;
+	if (signals_for_child != process.life->signals)
+		signals_for_child = process.life->signals;
+	return 1;
 }
 
 void process_fork_parent(void)
 {
-	atomic_fetch_sub(&forking, 1);
+	atomic_fetch_sub(&process.life->forking, 1);
 	process_unlock();
 }
 
+/* The lock was wiped open; plain_life was not, and is still held. Nothing is
+ * written here, and the wiped page not read: each would cost a page fault. */
 void process_fork_child(void)
 {
-	if (!birth || newborn())
-		become_child();
-	process_fork_parent();
+	if (process.life == &plain_life)
+		process_fork_parent();
+	else
+		sys_restore_signals(&signals_for_child);
 }
 
 struct store *process_store_at(uintptr_t addr, size_t len)
@@ -186,5 +171,5 @@ struct store *process_store_at(uintptr_t addr, size_t len)
 
 void process_native(enum cow_reason reason)
 {
-	process.stats.native[reason]++;
+	process.life->stats.native[reason]++;
 }

@@ -6,24 +6,58 @@
  * first parent and child handlers.
  * Order: the program's locks, then this one; the library takes no other.
  *
+ * What changes with every fork lives in one page, `life`, that the kernel wipes
+ * in a child (MADV_WIPEONFORK). So a fork makes neither side copy a page for
+ * it, a child begins with an open lock and counters at zero, and it knows by
+ * the wiped page that it is a child, however it was made. Never by pid: a vfork
+ * child has a pid of its own in its parent's memory.
+ *
  * SPDX-License-Identifier: MIT
  */
 #ifndef COWFORK_PROCESS_H
 #define COWFORK_PROCESS_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "cowfork.h"
 #include "store.h"
 
 #define PROCESS_STORES 64	/* own stores and those of ancestors */
+#define RECENT 4
+
+enum made { MADE_NATIVE, MADE_FROZEN, MADE_FREEZE, MADE_REFRESH };
+
+/* All zero in a new child. */
+struct life {
+	atomic_uchar known;		/* LIFE_NEW until the child was noticed */
+	pthread_mutex_t mutex;
+	_Atomic(uintptr_t) owner;	/* thread that holds it, 0 for none */
+	unsigned depth;			/* its nested locks */
+	atomic_uint forking;		/* its nested forks */
+	uint64_t signals;		/* its signal mask before */
+	struct cow_stats stats;		/* counters only; see cow_stats() */
+	struct meter {			/* see fork.c; times in ns */
+		uint64_t before;	/* the kernel's fork began */
+		uint64_t recent[RECENT]; /* the last forks' cost */
+		uint64_t floor;		/* of a flat fork, since the last refresh */
+		uint64_t excess;	/* above that, since the last refresh */
+		uint64_t retry_at;	/* excess at which to ask again */
+		uint64_t credit;	/* that collapsing may use */
+		uint64_t faults;	/* children's, at the last look */
+		int looked;		/* an exec'd program inherits a count */
+	} meter;
+	enum made made;			/* the fork under way */
+	int frozen_ahead;		/* cow_prepare() did its freeze */
+	uint64_t reaped;		/* when freeze_reap() last asked */
+};
 
 struct process {
+	struct life *life;
 	struct store *stores[PROCESS_STORES];
 	atomic_uint store_count;	/* only grows; read without the lock */
 	int native_for_good;		/* enum cow_reason: no store can be made */
 	int lock_future;		/* mlockall(MCL_FUTURE) is in force */
-	struct cow_stats stats;		/* counters only; see cow_stats() */
 };
 
 extern struct process process;
@@ -31,10 +65,9 @@ extern struct process process;
 void process_lock(void);
 void process_unlock(void);
 
-/* Called by the fork's thread. process_fork_begin() locks (nesting); the
- * others undo one level. process_fork_child() also makes all stores inherited
- * and starts the counters afresh. */
-void process_fork_begin(void);
+/* Called by the fork's thread. process_fork_begin() locks (nesting) and returns
+ * 1 at the outermost level, else 0; the others undo one level. */
+int process_fork_begin(void);
 void process_fork_parent(void);
 void process_fork_child(void);
 

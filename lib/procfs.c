@@ -98,6 +98,20 @@ int procfs_maps(procfs_map_fn *fn, void *arg)
 	return ret;
 }
 
+long procfs_anonymous_pages(void)
+{
+	struct reader r = { .fd = sys_open("/proc/self/statm", O_RDONLY) };
+	uint64_t size, resident, shared;
+
+	if (r.fd < 0)
+		return r.fd;
+	number(&r, 10, &size);
+	number(&r, 10, &resident);
+	number(&r, 10, &shared);
+	sys_close(r.fd);
+	return resident > shared ? (long)(resident - shared) : 0;
+}
+
 static int open_pagemap(void)
 {
 	return sys_open("/proc/self/pagemap", O_RDONLY);

@@ -29,6 +29,9 @@ int procfs_maps(procfs_map_fn *fn, void *arg);
 /* Is the page at addr present and mapped by this process alone? 1, 0, -errno. */
 int procfs_exclusive(uintptr_t addr);
 
+/* Anonymous pages in memory, -errno. */
+long procfs_anonymous_pages(void);
+
 typedef int procfs_run_fn(void *arg, uintptr_t start, size_t len);
 
 /* Call fn for each run of pages of [start, start + len), a private file

@@ -20,7 +20,7 @@ struct region {
 	size_t size;
 };
 
-static struct region *regions;	/* address space for all of them */
+static struct region *regions;	/* address space for all, mapped when needed */
 static size_t region_count;
 
 static int make_table(void)
@@ -92,10 +92,10 @@ static long map_plain(size_t size, size_t align)
 
 static int create(size_t size, size_t align, uintptr_t *ret_base)
 {
-	int ret = make_table(), why;
+	int why;
 	long p;
 
-	if (ret < 0 || region_count == REGION_MAX)
+	if (make_table() < 0 || region_count == REGION_MAX)
 		return -ENOMEM;
 	why = memory_place(size, align, ret_base);
 	if (why) {

@@ -1,7 +1,7 @@
 /*
  * One mapping, in which every second page gets another protection: each such
- * page costs two maps of the kernel's count. One mprotect of the whole makes it
- * a single map again, which needs nothing and so cannot fail.
+ * page costs two maps of the kernel's count. One munmap of the whole lets them
+ * go, which needs nothing and so cannot fail.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -13,25 +13,20 @@
 
 #define STEP 16		/* maps; so that not every change is a system call */
 
-int spare_open(struct spare *sp, size_t limit)
+static int reserve(struct spare *sp)
 {
-	size_t n = sys_page_size();
-	size_t pages = limit + 2;
-	long p = sys_mmap(0, pages * n, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t pages = SPARE_MAX + 2, n = pages * sys_page_size();
+	long p;
 
+	if (sp->at)
+		return 0;
+	p = sys_mmap(0, n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		     -1, 0);
 	if (sys_failed(p))
-		return (int)p;
+		return -ENOMEM;
+	sys_madvise((uintptr_t)p, n, MADV_DONTFORK);
 	sp->at = (uintptr_t)p;
-	sp->pages = pages;
-	sp->held = 0;
-	sys_madvise(sp->at, pages * n, MADV_DONTFORK);
 	return 0;
-}
-
-void spare_close(struct spare *sp)
-{
-	sys_munmap(sp->at, sp->pages * sys_page_size());
 }
 
 int spare_hold(struct spare *sp, size_t count)
@@ -40,9 +35,9 @@ int spare_hold(struct spare *sp, size_t count)
 
 	if (count > sp->held)
 		count += STEP;
+	if (count > SPARE_MAX || reserve(sp) < 0)
+		return -ENOMEM;
 	while (sp->held < count) {
-		if (sp->held + 2 > sp->pages)
-			return -ENOMEM;
 		if (sys_mprotect(sp->at + (sp->held + 1) * n, n, PROT_READ) < 0)
 			return -ENOMEM;
 		sp->held += 2;
@@ -52,7 +47,8 @@ int spare_hold(struct spare *sp, size_t count)
 
 void spare_release(struct spare *sp)
 {
-	if (sp->held)
-		sys_mprotect(sp->at, sp->pages * sys_page_size(), PROT_NONE);
+	if (sp->at)
+		sys_munmap(sp->at, (SPARE_MAX + 2) * sys_page_size());
+	sp->at = 0;
 	sp->held = 0;
 }

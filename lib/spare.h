@@ -9,14 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define SPARE_MAX 131072	/* maps; twice what a process can have */
+
+/* All zero: nothing is held. */
 struct spare {
 	uintptr_t at;		/* pages of which every second is another map */
-	size_t pages, held;	/* held: maps in reserve, even */
+	size_t held;		/* maps in reserve, even */
 };
-
-/* Reserve address space for up to limit maps; none is held yet. */
-int spare_open(struct spare *sp, size_t limit);
-void spare_close(struct spare *sp);
 
 /* Hold at least count maps. -ENOMEM: the kernel's limit is reached. */
 int spare_hold(struct spare *sp, size_t count);

@@ -61,7 +61,7 @@ int cow_stats(struct cow_stats *stats)
 	if (n > sizeof(st))
 		n = sizeof(st);
 	process_lock();
-	st = process.stats;
+	st = process.life->stats;
 	st.regions = region_total();
 	for (unsigned i = 0; i < atomic_load(&process.store_count); i++)
 		add_store(process.stores[i], &st);

@@ -137,13 +137,18 @@ static size_t window_size(size_t need)
 	return size;
 }
 
-/* The store's own memory: this struct, the table of extents, the huge map. */
+static long map_plain(size_t len)
+{
+	return sys_mmap(0, len, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+/* The store's own memory: one page for this struct and the first extents, since
+ * every fork copies it; more room for extents comes when it is needed. */
 static struct store *make_record(size_t size)
 {
-	size_t tables = size / TABLE_SIZE;
-	size_t len = sizeof(struct store) + EXTENT_MAX * sizeof(struct extent) + tables;
-	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t page = sys_page_size();
+	long p = map_plain(page);
 	struct store *s;
 
 	if (sys_failed(p))
@@ -151,16 +156,42 @@ static struct store *make_record(size_t size)
 	s = (struct store *)p;
 	s->size = size;
 	s->extents.at = (struct extent *)(s + 1);
-	s->huge = (unsigned char *)(s->extents.at + EXTENT_MAX);
+	s->extents.capacity = (page - sizeof(*s)) / sizeof(struct extent);
 	return s;
+}
+
+int store_have_room(struct store *s)
+{
+	struct extents *x = &s->extents;
+	long p;
+
+	if (extents_have_room(x))
+		return 1;
+	if (x->capacity == EXTENT_MAX)
+		return 0;
+	p = map_plain(EXTENT_MAX * sizeof(struct extent));
+	if (sys_failed(p))
+		return 0;
+	memcpy((void *)p, x->at, x->count * sizeof(struct extent));
+	x->at = (struct extent *)p;
+	x->capacity = EXTENT_MAX;
+	return 1;
+}
+
+unsigned char *store_huge_map(struct store *s)
+{
+	long p;
+
+	if (!s->huge) {
+		p = map_plain(s->size / TABLE_SIZE);
+		s->huge = sys_failed(p) ? NULL : (unsigned char *)p;
+	}
+	return s->huge;
 }
 
 static void free_record(struct store *s)
 {
-	size_t len = sizeof(*s) + EXTENT_MAX * sizeof(struct extent) +
-		     s->size / TABLE_SIZE;
-
-	sys_munmap((uintptr_t)s, len);
+	sys_munmap((uintptr_t)s, sys_page_size());
 }
 
 static int map_file(struct store *s, int fd)
@@ -217,14 +248,9 @@ static int build(struct store *s)
 		unmap_file(s);
 		return COW_REASON_ADDRESS;
 	}
-	if (spare_open(&s->spare, 2 * EXTENT_MAX) < 0) {
-		unmap_file(s);
-		return COW_REASON_ADDRESS;
-	}
-	extents_init(&s->extents, s->extents.at, EXTENT_MAX, s->base,
+	extents_init(&s->extents, s->extents.at, s->extents.capacity, s->base,
 		     s->base + s->size);
 	if (try_cycle(s) < 0) {
-		spare_close(&s->spare);
 		unmap_file(s);
 		process.native_for_good = COW_REASON_REMAP;
 		return COW_REASON_REMAP;
@@ -244,7 +270,6 @@ int store_kernel_can(void)
 	can = build(s) == COW_REASON_NONE;
 	if (can) {
 		lease_close(&s->lease);
-		spare_close(&s->spare);
 		unmap_file(s);
 	}
 	free_record(s);
@@ -372,7 +397,7 @@ int store_punch(struct store *s, uintptr_t start, size_t len)
 	size_t first = (start - s->base) / TABLE_SIZE;
 	size_t last = (start + len - 1 - s->base) / TABLE_SIZE;
 
-	for (size_t t = first; t <= last; t++) {
+	for (size_t t = first; s->huge && t <= last; t++) {
 		s->huge_count -= s->huge[t] == 1;
 		s->huge[t] = 0;
 	}

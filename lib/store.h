@@ -41,7 +41,8 @@ struct store {
 	struct lease lease;
 	size_t huge_cursor;		/* next table to look at; see huge.c */
 	size_t huge_count;
-	unsigned char *huge;		/* one byte a table: collapsed already */
+	unsigned char *huge;		/* one byte a table: collapsed already; NULL
+					 * before the first */
 };
 
 /* Make a store whose window has room for size bytes at a multiple of align,
@@ -52,6 +53,12 @@ int store_open(size_t size, size_t align, struct store **ret_store);
 int store_kernel_can(void);
 int store_strict_overcommit(void);
 int store_unlimited(void);
+
+/* Is there room for one extents_set()? Makes room when it can. */
+int store_have_room(struct store *s);
+
+/* s->huge, mapped when needed; NULL when it cannot be. */
+unsigned char *store_huge_map(struct store *s);
 
 /* The forked child's view: nothing but the FROZEN parts is left of it. */
 void store_inherit(struct store *s);

@@ -1,0 +1,126 @@
+/*
+ * The cases: what is measured, for which engines, and the rows that come of
+ * it. They run in this order: what leaves memory as it was comes first, so that
+ * a worker's memory serves many cases.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <stdio.h>
+
+#include "compare.h"
+
+const struct case_kind cases[CASE_COUNT] = {
+	[CASE_TAX] = {
+		"tax", "no fork at all: first touch, then streaming over the memory",
+		ENGINES_MEMORY, ENGINES_MEMORY, CASE_NO_MEMORY, 3, measure_tax,
+	},
+	[CASE_FIRST] = {
+		"first", "the first fork of new memory, told apart from forks 2 to 50",
+		ENGINES_ALL, ENGINES_ALL, CASE_FRESH | CASE_RAW, 2, measure_first,
+	},
+	[CASE_FORK] = {
+		"fork", "the fork call alone: the child sleeps until it has returned",
+		ENGINES_ALL, ENGINES_ALL, CASE_BURST, 1, measure_fork,
+	},
+	[CASE_CYCLE] = {
+		"cycle", "fork, exit, wait",
+		ENGINES_ALL, ENGINES_ALL, CASE_BURST, 1, measure_cycle,
+	},
+	[CASE_VMPTE] = {
+		"vmpte", "page tables of a child that has touched nothing",
+		ENGINES_ALL, ENGINES_ALL, CASE_BURST, 1, measure_vmpte,
+	},
+	[CASE_CHILDREN] = {
+		"children-16", "16 children alive at once; the cycle is that of all",
+		ENGINES_ALL, ENGINES_ALL, CASE_BURST, 1, measure_children,
+	},
+	[CASE_CHILD_READ] = {
+		"child-read", "fork, the child reads a share of the pages, exit, wait",
+		ENGINES_MEMORY, ENGINES_MEMORY, CASE_MATRIX | CASE_BURST, 1,
+		measure_child_read,
+	},
+	[CASE_CHILD_WRITE] = {
+		"child-write", "fork, the child writes a share of the pages, exit, wait",
+		ENGINES_MEMORY, ENGINES_MEMORY, CASE_MATRIX | CASE_BURST, 1,
+		measure_child_write,
+	},
+	[CASE_PARENT_WRITE] = {
+		"parent-write", "fork, the parent writes while the child lives, exit, wait",
+		ENGINES_MEMORY, ENGINES_MEMORY, CASE_MATRIX | CASE_BURST | CASE_DIRTY,
+		1, measure_parent_write,
+	},
+	[CASE_OLD_CHILD] = {
+		"old-child", "the parent reads all and writes 0.1 % between forks 1 to 12 "
+		"while an old child lives",
+		ENGINES_MEMORY, ENGINES_MEMORY, CASE_FRESH | CASE_DIRTY,
+		OLD_CHILD_FORKS, measure_old_child,
+	},
+	[CASE_REVIEW] = {
+		"review", "seconds of fork latency for each GiB, all children staying alive",
+		ENGINES_ALL, ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_STORE),
+		CASE_RAW | CASE_EXTRA, 1, measure_review,
+	},
+};
+
+const unsigned shares_permille[5] = { 0, 1, 10, 100, 1000 };
+
+#define SHARES (sizeof(shares_permille) / sizeof(shares_permille[0]))
+
+/* Shares rise within an order, and the pages of a share are among those of the
+ * next: what a parent has written for one row does not weigh on the next. */
+static size_t matrix_cells(enum case_id id, struct cell *ret_cells)
+{
+	size_t n = 0;
+
+	for (int order = ORDER_RANDOM; order <= ORDER_LINEAR; order++)
+		for (size_t i = order == ORDER_RANDOM ? 0 : 1; i < SHARES; i++)
+			ret_cells[n++] = (struct cell){
+				id, (enum order)order, shares_permille[i], 1,
+			};
+	return n;
+}
+
+size_t cells_make(unsigned case_bits, unsigned review_forks, struct cell *ret_cells)
+{
+	size_t n = 0;
+
+	for (int id = 0; id < CASE_COUNT; id++) {
+		unsigned children = id == CASE_CHILDREN ? 16
+			: id == CASE_REVIEW ? review_forks : 1;
+
+		if (!(case_bits & CASE_BIT(id)))
+			continue;
+		if (cases[id].flags & CASE_MATRIX)
+			n += matrix_cells((enum case_id)id, ret_cells + n);
+		else
+			ret_cells[n++] = (struct cell){
+				(enum case_id)id, ORDER_RANDOM, 0, children,
+			};
+	}
+	return n;
+}
+
+unsigned cell_rank(const struct cell *cell)
+{
+	return ((unsigned)cell->id << 16) | ((unsigned)cell->order << 12) | cell->permille;
+}
+
+const char *cell_detail(const struct cell *cell, unsigned part, char *buf, size_t size)
+{
+	static const char *const passes[] = { "first touch", "stream read", "stream write" };
+	const char *order = cell->order == ORDER_RANDOM ? "random" : "in order";
+
+	if (cases[cell->id].flags & CASE_MATRIX && cell->permille)
+		snprintf(buf, size, "%g%% %s", cell->permille / 10.0, order);
+	else if (cases[cell->id].flags & CASE_MATRIX)
+		snprintf(buf, size, "0%%");
+	else if (cell->id == CASE_TAX)
+		snprintf(buf, size, "%s", passes[part]);
+	else if (cell->id == CASE_FIRST)
+		snprintf(buf, size, part ? "forks 2-%d" : "fork 1", FIRST_FORKS);
+	else if (cell->id == CASE_OLD_CHILD)
+		snprintf(buf, size, "fork %u", part + 1);
+	else
+		snprintf(buf, size, "-");
+	return buf;
+}

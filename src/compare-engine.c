@@ -1,0 +1,174 @@
+/*
+ * The engines that are compared: where a worker's memory comes from and which
+ * call forks it. Only this file calls libcowfork, and only in the workers of
+ * the two store engines: the others never touch the library.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "compare.h"
+#include "cowfork.h"
+
+/* --- an empty process --------------------------------------------------- */
+
+static int floor_create(size_t size, void **ret_addr, const char **ret_why)
+{
+	(void)size;
+	(void)ret_why;
+	*ret_addr = NULL;
+	return 0;
+}
+
+static int floor_destroy(void *addr, size_t size)
+{
+	(void)addr;
+	(void)size;
+	return 0;
+}
+
+static int nothing_to_prepare(void)
+{
+	return 0;
+}
+
+/* --- plain anonymous memory --------------------------------------------- */
+
+/* Aligned to a table, as huge pages need it. */
+static int map_aligned(size_t size, int advice, void **ret_addr)
+{
+	size_t room = size + TABLE_BYTES, head;
+	unsigned char *p = mmap(NULL, room, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	head = -(uintptr_t)p & (TABLE_BYTES - 1);
+	if (head)
+		munmap(p, head);
+	munmap(p + head + size, TABLE_BYTES - head);
+	if (madvise(p + head, size, advice) < 0 && errno != EINVAL)
+		return -errno;
+	*ret_addr = p + head;
+	return 0;
+}
+
+static int small_create(size_t size, void **ret_addr, const char **ret_why)
+{
+	(void)ret_why;
+	return map_aligned(size, MADV_NOHUGEPAGE, ret_addr);
+}
+
+static int thp_create(size_t size, void **ret_addr, const char **ret_why)
+{
+	(void)ret_why;
+	return map_aligned(size, MADV_HUGEPAGE, ret_addr);
+}
+
+static int plain_destroy(void *addr, size_t size)
+{
+	return munmap(addr, size) < 0 ? -errno : 0;
+}
+
+static size_t thp_bytes(void)
+{
+	FILE *f = fopen("/proc/self/smaps_rollup", "re");
+	char line[128];
+	size_t kib = 0;
+
+	if (!f)
+		return 0;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "AnonHugePages: %zu", &kib) == 1)
+			break;
+	fclose(f);
+	return kib << 10;
+}
+
+/* --- the store ---------------------------------------------------------- */
+
+static const char *native_reason(void)
+{
+	struct cow_stats stats = { .size = sizeof(stats) };
+
+	if (cow_stats(&stats) < 0)
+		return "cow_stats failed";
+	for (int i = 0; i < COW_REASON_COUNT; i++)
+		if (stats.native[i])
+			return cow_reason_string((enum cow_reason)i);
+	return "the library does not say why";
+}
+
+static int region_create(size_t size, enum cow_huge huge, void **ret_addr,
+			 const char **ret_why)
+{
+	struct cow_options opts = { .size = sizeof(opts) };
+	int ret = cow_options_get(&opts);
+
+	if (ret < 0)
+		return ret;
+	opts.engine = COW_ENGINE_STORE;
+	opts.huge = huge;
+	ret = cow_options_set(&opts);
+	if (ret == 0)
+		ret = cow_region_create(size, 0, ret_addr);
+	if (ret == 0 && cow_region_state(*ret_addr) == COW_STATE_NATIVE) {
+		*ret_why = native_reason();
+		return -ENOTSUP;
+	}
+	return ret;
+}
+
+static int store_create(size_t size, void **ret_addr, const char **ret_why)
+{
+	return region_create(size, COW_HUGE_NEVER, ret_addr, ret_why);
+}
+
+static int store_huge_create(size_t size, void **ret_addr, const char **ret_why)
+{
+	return region_create(size, COW_HUGE_ALWAYS, ret_addr, ret_why);
+}
+
+static int region_destroy(void *addr, size_t size)
+{
+	(void)size;
+	return cow_region_destroy(addr);
+}
+
+static size_t store_huge_bytes(void)
+{
+	struct cow_stats stats = { .size = sizeof(stats) };
+
+	return cow_stats(&stats) < 0 ? 0 : stats.tables_huge * TABLE_BYTES;
+}
+
+/* --- the table ---------------------------------------------------------- */
+
+const struct engine engines[ENGINE_COUNT] = {
+	[ENGINE_FLOOR] = {
+		"floor", "an empty process and fork(2): nothing is faster",
+		4096, floor_create, nothing_to_prepare, fork, floor_destroy, NULL,
+	},
+	[ENGINE_FORK_4K] = {
+		"fork-4k", "anonymous memory on 4 KiB pages and fork(2)",
+		4096, small_create, nothing_to_prepare, fork, plain_destroy, NULL,
+	},
+	[ENGINE_FORK_THP] = {
+		"fork-thp", "anonymous memory on transparent huge pages and fork(2)",
+		TABLE_BYTES, thp_create, nothing_to_prepare, fork, plain_destroy,
+		thp_bytes,
+	},
+	[ENGINE_STORE] = {
+		"store", "a cowfork region on 4 KiB pages and cow_fork(3)",
+		4096, store_create, cow_prepare, cow_fork, region_destroy, NULL,
+	},
+	[ENGINE_STORE_HUGE] = {
+		"store-huge", "a cowfork region collapsed into huge pages, cow_fork(3)",
+		TABLE_BYTES, store_huge_create, cow_prepare, cow_fork, region_destroy,
+		store_huge_bytes,
+	},
+};

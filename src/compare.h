@@ -1,0 +1,318 @@
+/*
+ * cowfork-compare: cowfork against real fork, side by side in one run.
+ *
+ * Two kinds of process. The coordinator reads the arguments, looks at memory,
+ * asks each engine's worker for a burst in turn (A B C A B C ...), gathers what
+ * they measured and reports. A worker is the same program executed again, so
+ * that its address space is clean; it holds one engine's memory and answers
+ * jobs over a socket. A wrong byte anywhere ends the run with status 1,
+ * whatever else goes wrong with status 2.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COMPARE_H
+#define COMPARE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+enum { STATUS_OK, STATUS_WRONG_BYTE, STATUS_FAILED };
+
+#define TABLE_BYTES ((size_t)2 << 20)	/* what one page-table page maps */
+#define LIST_MAX 16			/* sizes in one --size */
+#define FORKS_MAX 1000			/* children alive at once in `review` */
+#define SAMPLES_MAX 1024		/* in one answer of a worker */
+#define OLD_CHILD_FORKS 12
+#define FIRST_FORKS 50
+#define REVIEW_FORKS 16
+
+/* --- engines: compare-engine.c ------------------------------------------ */
+
+enum engine_id {
+	ENGINE_FLOOR, ENGINE_FORK_4K, ENGINE_FORK_THP, ENGINE_STORE,
+	ENGINE_STORE_HUGE, ENGINE_COUNT,
+};
+
+#define ENGINE_BIT(id) (1u << (id))
+#define ENGINES_ALL (ENGINE_BIT(ENGINE_COUNT) - 1)
+#define ENGINES_MEMORY (ENGINES_ALL & ~ENGINE_BIT(ENGINE_FLOOR))
+
+/* create, prepare and destroy return 0 or -errno; *ret_why may say more. */
+struct engine {
+	const char *name, *about;
+	size_t page;			/* that its page tables are made for */
+	int (*create)(size_t size, void **ret_addr, const char **ret_why);
+	int (*prepare)(void);
+	pid_t (*fork)(void);
+	int (*destroy)(void *addr, size_t size);
+	size_t (*huge_bytes)(void);	/* NULL: huge pages are not expected */
+};
+
+extern const struct engine engines[ENGINE_COUNT];
+
+/* --- cases: compare-case.c ---------------------------------------------- */
+
+enum case_id {
+	CASE_TAX, CASE_FIRST, CASE_FORK, CASE_CYCLE, CASE_VMPTE, CASE_CHILDREN,
+	CASE_CHILD_READ, CASE_CHILD_WRITE, CASE_PARENT_WRITE, CASE_OLD_CHILD,
+	CASE_REVIEW, CASE_COUNT,
+};
+
+#define CASE_BIT(id) (1u << (id))
+
+enum case_flags {
+	CASE_MATRIX = 1,	/* a row for each share and order of pages */
+	CASE_BURST = 2,		/* repeated within a round, and checked after it */
+	CASE_FRESH = 4,		/* new memory for every round */
+	CASE_RAW = 8,		/* no cow_prepare() before it */
+	CASE_DIRTY = 16,	/* needs new memory, leaves it changed */
+	CASE_NO_MEMORY = 32,	/* makes and frees memory of its own */
+	CASE_EXTRA = 64,	/* only when asked for by name */
+};
+
+enum order { ORDER_RANDOM, ORDER_LINEAR };
+
+/* What is measured at one size: a case, and in the matrix which pages. */
+struct cell {
+	enum case_id id;
+	enum order order;
+	unsigned permille;	/* of the pages that are touched */
+	unsigned children;	/* alive at once */
+};
+
+#define CELLS_MAX 64
+
+struct job;
+struct reply;
+struct bench;
+
+struct case_kind {
+	const char *name, *about;
+	unsigned engines;	/* bits: those that can take part */
+	unsigned usual;		/* bits: those that do when nobody says */
+	unsigned flags;
+	unsigned parts;		/* rows that a cell gives */
+	int (*measure)(struct bench *b, const struct job *job, struct reply *reply);
+};
+
+extern const struct case_kind cases[CASE_COUNT];
+extern const unsigned shares_permille[5];
+
+/* The cells of these cases in the order of running; returns how many. */
+size_t cells_make(unsigned case_bits, unsigned review_forks, struct cell *ret_cells);
+/* What a row touches or which fork it is: "0.1% random", "fork 3", "-". */
+const char *cell_detail(const struct cell *cell, unsigned part, char *buf, size_t size);
+/* Position of a cell among all cells, for sorting. */
+unsigned cell_rank(const struct cell *cell);
+
+/* --- the protocol -------------------------------------------------------- */
+
+enum op { OP_FILL, OP_PREPARE, OP_RUN, OP_CHECK, OP_FREE };
+
+struct job {
+	enum op op;
+	size_t size;
+	uint64_t seed;
+	struct cell cell;
+	unsigned reps;
+	int check;		/* look at everything; times mean nothing then */
+};
+
+enum metric {
+	METRIC_FORK,		/* us of the fork call in the parent */
+	METRIC_CHILD,		/* us from that call until the child is reaped */
+	METRIC_CYCLE,		/* us of all that happens from fork to fork */
+	METRIC_VMPTE,		/* KiB of page tables in the child */
+	METRIC_COUNT,
+};
+
+struct sample {
+	uint32_t part;
+	uint32_t metric;
+	double value;
+};
+
+struct wrong {
+	uint64_t page, word, expected, found;
+	int in_child;
+};
+
+struct reply {
+	int status;		/* one of STATUS_... */
+	uint32_t n;
+	uint64_t huge;		/* OP_PREPARE: bytes that lie in huge pages */
+	struct wrong wrong;
+	char text[200];		/* STATUS_FAILED: why */
+	struct sample sample[SAMPLES_MAX];
+};
+
+/* --- worker side: compare-memory.c, compare-measure.c, compare-tax.c, ----- */
+/* --- compare-worker.c ----------------------------------------------------- */
+
+struct list {
+	const uint32_t *page;
+	size_t count;
+};
+
+struct memory {
+	unsigned char *base;
+	size_t size, page_size, pages;
+	uint64_t seed;
+	struct wrong *wrong;	/* first thing of the side mapping, shared */
+	size_t side_size;
+	uint32_t *order[2];	/* page numbers by enum order */
+	uint16_t *now, *then;	/* version that each page carries; a snapshot */
+	uint16_t version;	/* last one that the parent wrote */
+};
+
+int memory_fill(struct memory *m, void *base, size_t size, uint64_t seed);
+void memory_forget(struct memory *m);
+struct list memory_list(const struct memory *m, enum order order, unsigned permille);
+struct list memory_slice(const struct memory *m, struct list list, size_t nth);
+/* Each returns 0, or -1 with *m->wrong filled. */
+int memory_read(const struct memory *m, struct list list);
+int memory_write(const struct memory *m, struct list list, uint16_t version);
+int memory_own(const struct memory *m, struct list list, uint16_t version);
+int memory_check(const struct memory *m, const uint16_t *versions);
+/* A new version for the parent to write, and that it has written it. */
+uint16_t memory_next(struct memory *m);
+void memory_commit(struct memory *m, struct list list);
+void memory_snapshot(struct memory *m);
+uint64_t memory_pattern(uint64_t seed, uint64_t page, unsigned slot, unsigned version);
+
+struct bench {
+	const struct engine *engine;
+	struct memory memory;
+	int go[2];		/* pipe: one byte lets one blocked child go */
+};
+
+double clock_us(void);
+void reply_add(struct reply *reply, unsigned part, enum metric metric, double value);
+int reply_fail(struct reply *reply, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+int reply_wrong(struct reply *reply, const struct memory *m);
+
+/* Each measures job->reps times; 0, or -1 with *reply telling why. */
+int measure_fork(struct bench *b, const struct job *job, struct reply *reply);
+int measure_cycle(struct bench *b, const struct job *job, struct reply *reply);
+int measure_vmpte(struct bench *b, const struct job *job, struct reply *reply);
+int measure_first(struct bench *b, const struct job *job, struct reply *reply);
+int measure_child_read(struct bench *b, const struct job *job, struct reply *reply);
+int measure_child_write(struct bench *b, const struct job *job, struct reply *reply);
+int measure_parent_write(struct bench *b, const struct job *job, struct reply *reply);
+int measure_children(struct bench *b, const struct job *job, struct reply *reply);
+int measure_old_child(struct bench *b, const struct job *job, struct reply *reply);
+int measure_review(struct bench *b, const struct job *job, struct reply *reply);
+int measure_tax(struct bench *b, const struct job *job, struct reply *reply);
+
+int worker_main(const char *engine_name);
+
+/* --- coordinator: compare-spawn.c ---------------------------------------- */
+
+#define WORKER_OPTION "--worker="
+#define WORKER_FD 3
+
+struct worker {
+	enum engine_id engine;
+	pid_t pid;		/* 0: not started */
+	int fd;
+	size_t filled;		/* bytes that it holds */
+	int prepared, dirty;
+};
+
+struct worker *worker_get(enum engine_id id);	/* starts it when needed */
+/* Have a job done. What the worker found wrong ends the program. */
+const struct reply *worker_ask(struct worker *w, const struct job *job);
+
+/* --- compare-machine.c --------------------------------------------------- */
+
+uint64_t machine_available(void);	/* bytes that a run may use */
+uint64_t machine_reserve(void);		/* bytes kept free on top of that */
+void machine_print(FILE *to, uint64_t seed);
+const char *size_string(uint64_t bytes, char *buf, size_t size);
+/* One message on stderr, then the end of the program. */
+void die(int status, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3), noreturn));
+void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* --- compare-rows.c ------------------------------------------------------ */
+
+struct value {
+	double value;
+	unsigned round;
+};
+
+struct series {
+	struct value *v;
+	size_t n, room;
+};
+
+struct row {
+	struct cell cell;
+	unsigned part;
+	enum engine_id engine;
+	size_t size;
+	struct series series[METRIC_COUNT];
+};
+
+struct rows {
+	struct row *row;
+	size_t n, room;
+};
+
+void rows_add(struct rows *rows, const struct row *key, enum metric metric,
+	      unsigned round, double value);
+void rows_sort(struct rows *rows);
+const struct row *rows_find(const struct rows *rows, const struct row *key);
+double series_quantile(struct series *s, double q);
+double series_mean(const struct series *s);
+/* Median of one round; NAN when it has none. */
+double series_round(const struct series *s, unsigned round);
+unsigned series_rounds(const struct series *s);
+/* The series that stands for a row: its forks, or for `tax` its passes. */
+struct series *row_headline(const struct row *row);
+
+/* --- compare-plan.c, compare-run.c --------------------------------------- */
+
+struct plan {
+	size_t size[LIST_MAX];
+	size_t sizes;
+	unsigned cases;		/* bits */
+	unsigned engines;	/* bits; 0: what is usual for each case */
+};
+
+struct options {
+	struct plan plan;
+	unsigned rounds, forks;
+	uint64_t seed;
+	int json, goals, quick;
+	const char *json_file, *plot_file;
+};
+
+/* The engines of a case. */
+unsigned plan_engines(const struct plan *plan, enum case_id id);
+/* Bytes that these engines need side by side for a cell. */
+uint64_t plan_need(const struct cell *cell, unsigned engine_bits, size_t size);
+/* Refuse, by ending the program, what cannot run even one engine at a time. */
+void plan_refuse(const struct plan *plan, unsigned review_forks);
+
+/* Run it all; done() is called after each size. */
+void run_plan(const struct plan *plan, const struct options *opt, struct rows *rows,
+	      void (*done)(struct rows *rows, size_t size));
+
+/* --- reports ------------------------------------------------------------- */
+
+extern const struct plan goal_plans[];
+extern const size_t goal_plan_count;
+
+void options_parse(int argc, char **argv, struct options *ret_opt);	/* compare-options.c */
+int term_colour(void);							/* compare-table.c */
+void table_print(struct rows *rows, size_t size, FILE *to);
+void json_print(struct rows *rows, size_t size, FILE *to);		/* compare-json.c */
+int goals_print(const struct rows *rows, FILE *to);			/* compare-goals.c */
+void plot_probe(const char *file);					/* compare-plot.c */
+void plot_write(struct rows *rows, const char *file);
+
+#endif
