@@ -117,8 +117,8 @@ static int is_candidate(const void *addr, size_t len, int prot, int flags)
 static void count_kind(size_t len, int prot, int flags)
 {
 	if (len >= options.min_size && (flags & MAP_ANONYMOUS) &&
-	    (flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_WRITE)) {
-		process_lock();
+	    (flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_WRITE) &&
+	    process_lock_unless_forking()) {
 		process_native(COW_REASON_KIND);
 		process_unlock();
 	}
@@ -135,7 +135,8 @@ static void *place(size_t len, int flags)
 	uintptr_t at = 0;
 	int why;
 
-	process_lock();
+	if (!process_lock_unless_forking())
+		return NULL;
 	why = len < options.min_size ? COW_REASON_KIND : memory_place(len, 0, &at);
 	if (why)
 		process_native((enum cow_reason)why);
@@ -213,6 +214,7 @@ void *cow_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	void *p;
 	long ret;
 
+	process_start();
 	if (is_candidate(addr, len, prot, flags) && !is_obvious_overcommit(len, flags)) {
 		p = whole_pages(len) ? place(whole_pages(len), flags) : NULL;
 		if (p)
@@ -381,6 +383,8 @@ static int advise_piece(struct store *s, const struct extent *e, int advice)
 		return advise_ours(s, e, advice);
 	if (e->state == EXTENT_FREE && !s->inherited)
 		return -ENOMEM;
+	if (e->flags & EXTENT_PINNED && meaning(advice) == MEANS_EINVAL)
+		return -EINVAL;
 	if (e->flags & EXTENT_PINNED && meaning(advice) == MEANS_ZERO)
 		return memory_zero(s, e->start, e->end);
 	if (e->flags & EXTENT_PINNED && meaning(advice) == MEANS_ANONYMOUS) {

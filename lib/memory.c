@@ -69,11 +69,16 @@ int memory_place(size_t size, size_t align, uintptr_t *ret_addr)
 /* OWNED memory was never seen by a descendant: its bytes can go at once. */
 static int unmap_owned(struct store *s, const struct extent *e)
 {
-	int ret = store_decommit(s, e->start, e->end - e->start);
+	int ret = store_decommit(s, e->start, e->end - e->start), stale;
 
-	if (ret == 0)
-		extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0, 0);
-	return ret;
+	if (ret < 0)
+		return ret;
+	/* refused (a filter?): try again later, and do not use it again till then */
+	stale = store_punch(s, e->start, e->end - e->start) < 0;
+	extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0,
+		    stale ? EXTENT_STALE : 0);
+	s->stale |= stale;
+	return 0;
 }
 
 static int unmap_other(struct store *s, const struct extent *e)
@@ -158,10 +163,17 @@ static int zero_frozen(struct store *s, const struct extent *e)
 	return ret;
 }
 
+static int zero_owned(struct store *s, const struct extent *e)
+{
+	int ret = store_punch(s, e->start, e->end - e->start);
+
+	return ret < 0 ? overlay(s, e) : 0;
+}
+
 static int zero_piece(struct store *s, const struct extent *e)
 {
 	if (e->state == EXTENT_OWNED && !s->inherited)
-		return store_punch(s, e->start, e->end - e->start);
+		return zero_owned(s, e);
 	if (e->state == EXTENT_FROZEN)
 		return zero_frozen(s, e);
 	if (e->flags & EXTENT_PINNED)

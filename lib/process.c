@@ -65,13 +65,21 @@ static void start(void)
 	process.life = (struct life *)p;
 }
 
+static atomic_int options_read;
+
 /* With the lock held, until the C library has set environ. */
 static void read_options(void)
 {
-	static int done;
+	if (!atomic_load(&options_read) && options_read_environment())
+		atomic_store(&options_read, 1);
+}
 
-	if (!done)
-		done = options_read_environment();
+void process_start(void)
+{
+	if (atomic_load(&options_read))
+		return;
+	process_lock();
+	process_unlock();
 }
 
 /* The first thread here does it, others that the child made meanwhile wait.
@@ -91,27 +99,57 @@ static void become_child(void)
 		sched_yield();
 }
 
-void process_lock(void)
+/* What comes before locking. 1: this thread holds the lock already. */
+static int approach(void)
 {
 	uint64_t before;
-	struct life *life;
 
 	start();
-	life = process.life;
 	if (newborn()) {
 		sys_block_signals(&before);
 		become_child();
 		sys_restore_signals(&before);
 	}
-	if (atomic_load(&life->owner) == self()) {
-		life->depth++;
-		return;
-	}
-	sys_block_signals(&before);
-	pthread_mutex_lock(&life->mutex);
-	atomic_store(&life->owner, self());
-	life->signals = before;
+	if (atomic_load(&process.life->owner) != self())
+		return 0;
+	process.life->depth++;
+	return 1;
+}
+
+static void locked(uint64_t signals)
+{
+	atomic_store(&process.life->owner, self());
+	process.life->signals = signals;
 	read_options();
+}
+
+void process_lock(void)
+{
+	uint64_t before;
+
+	if (approach())
+		return;
+	sys_block_signals(&before);
+	pthread_mutex_lock(&process.life->mutex);
+	locked(before);
+}
+
+int process_lock_unless_forking(void)
+{
+	uint64_t before;
+
+	if (approach())
+		return 1;
+	sys_block_signals(&before);
+	while (pthread_mutex_trylock(&process.life->mutex)) {
+		if (process_forking()) {
+			sys_restore_signals(&before);
+			return 0;
+		}
+		sched_yield();
+	}
+	locked(before);
+	return 1;
 }
 
 void process_unlock(void)

@@ -65,6 +65,13 @@ extern struct process process;
 void process_lock(void);
 void process_unlock(void);
 
+/* Lock, unless another thread is inside a fork: 0 then. For calls that can do
+ * without: their thread may hold what a later atfork handler waits for. */
+int process_lock_unless_forking(void);
+
+/* Read the options if nobody did yet. */
+void process_start(void);
+
 /* Called by the fork's thread. process_fork_begin() locks (nesting) and returns
  * 1 at the outermost level, else 0; the others undo one level. */
 int process_fork_begin(void);

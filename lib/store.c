@@ -94,10 +94,26 @@ static uintptr_t reserve(size_t size)
 	return at;
 }
 
-static uintptr_t map_range(size_t size, int prot, int flags, int fd)
+/* An inherited window is mostly a hole here, where the kernel would gladly put
+ * the next one. Windows must not overlap, so such places are held for the
+ * moment and another one is asked for. */
+static uintptr_t reserve_window(size_t size)
 {
-	uintptr_t at = reserve(size);
+	uintptr_t refused[PROCESS_STORES + 1], at = 0;
+	unsigned n = 0;
 
+	while (n <= PROCESS_STORES && (at = reserve(size)) &&
+	       process_store_at(at, size)) {
+		refused[n++] = at;
+		at = 0;
+	}
+	while (n > 0)
+		sys_munmap(refused[--n], size);
+	return at;
+}
+
+static uintptr_t map_range(uintptr_t at, size_t size, int prot, int flags, int fd)
+{
 	if (!at)
 		return 0;
 	if (sys_failed(sys_mmap(at, size, prot, flags | MAP_FIXED | MAP_NORESERVE,
@@ -202,9 +218,10 @@ static int map_file(struct store *s, int fd)
 		return -EBADF;
 	s->dev = st.st_dev;
 	s->ino = st.st_ino;
-	s->base = map_range(s->size, PROT_NONE, MAP_SHARED, fd);
-	s->shadow = map_range(s->size, PROT_NONE, MAP_SHARED, fd);
-	s->template = map_range(s->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd);
+	s->base = map_range(reserve_window(s->size), s->size, PROT_NONE, MAP_SHARED, fd);
+	s->shadow = map_range(reserve(s->size), s->size, PROT_NONE, MAP_SHARED, fd);
+	s->template = map_range(reserve(s->size), s->size, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE, fd);
 	return s->base && s->shadow && s->template ? 0 : -ENOMEM;
 }
 
@@ -232,7 +249,9 @@ static int try_cycle(struct store *s)
 	if (store_unpark(s, s->base, page, prot) < 0 ||
 	    *(volatile char *)s->base != 1)
 		return -1;
-	return store_decommit(s, s->base, page);
+	if (store_decommit(s, s->base, page) < 0)
+		return -1;
+	return store_punch(s, s->base, page);
 }
 
 static int build(struct store *s)
@@ -369,10 +388,11 @@ int store_decommit(struct store *s, uintptr_t start, size_t len)
 {
 	int ret = sys_mprotect(start, len, PROT_NONE);
 
+	(void)s;
 	if (ret < 0)
 		return ret;
 	sys_madvise(start, len, MADV_DONTDUMP);
-	return store_punch(s, start, len);
+	return 0;
 }
 
 /* Lay a second view of the shadow's file pages over the window: mremap with

@@ -66,7 +66,7 @@ void store_inherit(struct store *s);
 /* FREE -> readable memory. -ENOMEM: no map left; nothing changed. */
 int store_commit(struct store *s, uintptr_t start, size_t len, int prot);
 
-/* Readable shared memory -> FREE and empty. */
+/* Readable shared memory -> FREE, not yet empty. */
 int store_decommit(struct store *s, uintptr_t start, size_t len);
 
 /* Anything at all -> FREE, the store's bytes kept. */
