@@ -18,7 +18,6 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,30 +32,34 @@
 #include "sys.h"
 
 /* First guesses, from measurements that cowfork-compare repeats. */
-#define REFRESH_NS_PER_TABLE 5000u	/* thaw and freeze of one table */
+#define REFRESH_NS_PER_TABLE 60000u	/* thaw, freeze, and faulting in again */
+#define REFRESH_NS_PER_HUGE 3000u	/* ... of a huge one */
 #define REFRESH_NS_PER_PAGE 800u	/* copying back a changed page */
 #define NOISE_NS 10000u			/* forks differ by that much */
 #define FAULT_NS 500u			/* saved by a fault on a huge page */
 #define CHILD_FAULTS 256u		/* that a child takes whatever we do */
 #define LOOK_EVERY 8u			/* forks between two looks at that */
-#define COLLAPSE_NS 800000u		/* of one table */
-#define REAL_FORK_NS_PER_TABLE 16000u	/* the kernel's copy of one */
-#define BURST_NS 8000000u		/* at most this in one fork */
+#define COLLAPSE_NS ((uint64_t)HUGE_RUN * HUGE_TABLE_NS)
+#define GUESS_NS 150000u		/* a flat fork of a small process */
+#define GUESS_NS_PER_PAGE 30u		/* copying the entry of a native page */
 
 static __thread int refused;	/* this thread's last fork */
 static int must_die;		/* the fork under way must not happen */
 
 /* --- refresh ------------------------------------------------------------ */
 
-static uint64_t tables_frozen(void)
+static uint64_t tables_frozen(uint64_t *ret_huge)
 {
 	uint64_t n = 0;
 
-	process_each_own(s)
+	*ret_huge = 0;
+	process_each_own(s) {
 		for (size_t i = 0; i < s->extents.count; i++)
 			if (s->extents.at[i].state == EXTENT_FROZEN)
 				n += (s->extents.at[i].end - s->extents.at[i].start) /
 				     TABLE_SIZE + 1;
+		*ret_huge += s->huge_count;
+	}
 	return n;
 }
 
@@ -64,20 +67,25 @@ static uint64_t refresh_cost(void)
 {
 	long anonymous = procfs_anonymous_pages();
 	uint64_t pages = anonymous > 0 ? (uint64_t)anonymous : 0;
+	uint64_t huge, tables = tables_frozen(&huge);
+	uint64_t small = tables > huge ? tables - huge : 0;
 
-	return tables_frozen() * REFRESH_NS_PER_TABLE + pages * REFRESH_NS_PER_PAGE;
+	return small * REFRESH_NS_PER_TABLE + huge * REFRESH_NS_PER_HUGE +
+	       pages * REFRESH_NS_PER_PAGE;
 }
 
 static void refresh(struct meter *m)
 {
 	uint64_t start = sys_now_ns();
 
-	if (thaw_all() && freeze_all() >= 0)
+	if (thaw_all() && freeze_all() >= 0) {
 		process.life->made = MADE_REFRESH;
+		process.life->flat = 1;
+	}
 	log_line(COW_LOG_INFO, "refresh: forks cost %llu us too much, it took %llu us",
 		 (unsigned long long)m->excess / 1000,
 		 (unsigned long long)(sys_now_ns() - start) / 1000);
-	m->excess = m->retry_at = m->floor = 0;
+	m->excess = m->retry_at = m->last = 0;
 }
 
 static void maybe_refresh(struct meter *m)
@@ -108,25 +116,19 @@ static void earn_credit(struct meter *m, uint64_t excess)
 	m->looked = 1;
 }
 
-/* No fork may take longer than the kernel's own would have. */
-static uint64_t burst(void)
-{
-	uint64_t ns = tables_frozen() * REAL_FORK_NS_PER_TABLE;
-
-	return ns < COLLAPSE_NS ? COLLAPSE_NS : ns > BURST_NS ? BURST_NS : ns;
-}
-
+/* A run of tables at a time, when the credit covers what the last run took (a
+ * call of MADV_COLLAPSE costs 3 to 30 ms, depending on what else runs). */
 static void maybe_collapse(struct meter *m, uint64_t excess)
 {
-	uint64_t budget, spent;
+	uint64_t spent;
 
 	if (options.huge != COW_HUGE_AUTO || !huge_pending())
 		return;
 	earn_credit(m, excess);
-	if (m->credit < COLLAPSE_NS)
+	if (m->credit < (m->run_ns ? m->run_ns : COLLAPSE_NS))
 		return;
-	budget = burst();
-	spent = huge_collapse(m->credit < budget ? m->credit : budget);
+	spent = huge_collapse(1);
+	m->run_ns = spent > COLLAPSE_NS ? spent : COLLAPSE_NS;
 	m->credit -= spent < m->credit ? spent : m->credit;
 }
 
@@ -148,6 +150,7 @@ static int make_ready(void)
 
 	if (ret < 0)
 		return ret;
+	life->flat = ret > 0;
 	life->frozen_ahead |= ret > 0;
 	if (life->frozen_ahead)
 		life->made = MADE_FREEZE;
@@ -176,21 +179,29 @@ static int enter(void)
 	return 0;
 }
 
-/* What this fork cost above a flat one. The least of the last four counts, so
- * that a single one which was scheduled away does not. */
-static uint64_t read_meter(struct meter *m, uint64_t ns)
+/* What a flat fork may cost before one was seen: a small process, and the page
+ * tables of its other memory. */
+static uint64_t guessed_floor(void)
 {
-	uint64_t least = ns;
+	long pages = procfs_anonymous_pages();
 
-	memmove(m->recent, m->recent + 1, sizeof(m->recent) - sizeof(*m->recent));
-	m->recent[RECENT - 1] = ns;
-	for (int i = 0; i < RECENT; i++)
-		if (m->recent[i] < least)
-			least = m->recent[i];
-	if (!least)		/* fewer than four so far */
-		return 0;
-	if (!m->floor || least < m->floor)
+	return GUESS_NS + (pages > 0 ? (uint64_t)pages * GUESS_NS_PER_PAGE : 0);
+}
+
+/* What this fork cost above a flat one. A fork right after a freeze is flat.
+ * The lesser of the last two counts, so that a single one which was scheduled
+ * away does not. */
+static uint64_t read_meter(struct meter *m, uint64_t ns, int flat)
+{
+	uint64_t least = m->last && m->last < ns ? m->last : ns;
+
+	if (!m->floor && !flat)
+		m->floor = guessed_floor();
+	if (flat || least < m->floor)
 		m->floor = least;
+	if (!m->last)
+		least = 0;
+	m->last = ns;
 	return least > m->floor + m->floor / 2 + NOISE_NS ? least - m->floor : 0;
 }
 
@@ -212,7 +223,7 @@ static void count_fork(struct life *life)
 	life->frozen_ahead = 0;
 	if (life->made == MADE_NATIVE)
 		return;
-	excess = read_meter(&life->meter, ns);
+	excess = read_meter(&life->meter, ns, life->flat);
 	life->meter.excess += excess;
 	maybe_collapse(&life->meter, excess);
 }

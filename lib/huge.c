@@ -13,6 +13,8 @@
 #include "process.h"
 #include "sys.h"
 
+#define RUN_MAX 32u	/* 64 MiB in one call */
+
 enum { TABLE_SMALL, TABLE_HUGE };
 
 static int populated(uintptr_t at)
@@ -28,15 +30,22 @@ static int populated(uintptr_t at)
 	return 1;
 }
 
-static void collapse(struct store *s, size_t table, enum extent_state state)
+/* One call for a run of tables: each call waits for every processor once
+ * (lru_add_drain_all), 1 to 5 ms. Where a run fails (a page is in use just now,
+ * no free huge page), its tables one by one if asked to be thorough. */
+static void collapse(struct store *s, size_t table, size_t count,
+		     enum extent_state state, int thorough)
 {
 	uintptr_t at = s->base + table * TABLE_SIZE;
 
 	if (state == EXTENT_FROZEN)
 		at = store_alias(s, at);
-	if (store_huge_map(s) && populated(at) && sys_madvise(at, TABLE_SIZE, MADV_COLLAPSE) == 0) {
-		s->huge[table] = TABLE_HUGE;
-		s->huge_count++;
+	if (sys_madvise(at, count * TABLE_SIZE, MADV_COLLAPSE) == 0) {
+		memset(s->huge + table, TABLE_HUGE, count);
+		s->huge_count += count;
+	} else if (thorough && count > 1) {
+		for (size_t i = 0; i < count; i++)
+			collapse(s, table + i, 1, state, 0);
 	}
 }
 
@@ -63,6 +72,31 @@ static int find(struct store *s, enum extent_state *ret_state)
 	return 0;
 }
 
+/* Tables that a budget is likely to allow in one call. */
+static size_t run_length(uint64_t budget_ns)
+{
+	uint64_t n = budget_ns / HUGE_TABLE_NS;
+
+	return n < HUGE_RUN ? HUGE_RUN : n > RUN_MAX ? RUN_MAX : (size_t)n;
+}
+
+/* Tables from the cursor on that can be collapsed together; the cursor moves
+ * past them, and past one that is not populated. */
+static size_t take_run(struct store *s, enum extent_state state, size_t most)
+{
+	size_t first = s->huge_cursor, n = 0;
+	uintptr_t at = s->base + first * TABLE_SIZE;
+	struct extent e = extents_piece(&s->extents, at, s->base + s->size);
+
+	while (n < most && e.end - at >= TABLE_SIZE && s->huge[first + n] == TABLE_SMALL &&
+	       populated(state == EXTENT_FROZEN ? store_alias(s, at) : at)) {
+		at += TABLE_SIZE;
+		n++;
+	}
+	s->huge_cursor = first + (n ? n : 1);
+	return n;
+}
+
 uint64_t huge_collapse(uint64_t budget_ns)
 {
 	uint64_t start = sys_now_ns(), spent = 0;
@@ -70,8 +104,12 @@ uint64_t huge_collapse(uint64_t budget_ns)
 	process_each_own(s) {
 		enum extent_state state;
 
-		while (spent < budget_ns && find(s, &state)) {
-			collapse(s, s->huge_cursor++, state);
+		while (spent < budget_ns && find(s, &state) && store_huge_map(s)) {
+			size_t first = s->huge_cursor;
+			size_t n = take_run(s, state, run_length(budget_ns - spent));
+
+			if (n)
+				collapse(s, first, n, state, budget_ns == UINT64_MAX);
 			spent = sys_now_ns() - start;
 		}
 	}

@@ -24,7 +24,6 @@
 #include "store.h"
 
 #define PROCESS_STORES 64	/* own stores and those of ancestors */
-#define RECENT 4
 
 enum made { MADE_NATIVE, MADE_FROZEN, MADE_FREEZE, MADE_REFRESH };
 
@@ -39,16 +38,18 @@ struct life {
 	struct cow_stats stats;		/* counters only; see cow_stats() */
 	struct meter {			/* see fork.c; times in ns */
 		uint64_t before;	/* the kernel's fork began */
-		uint64_t recent[RECENT]; /* the last forks' cost */
-		uint64_t floor;		/* of a flat fork, since the last refresh */
+		uint64_t last;		/* cost of the fork before, 0 for none */
+		uint64_t floor;		/* cost of a flat fork, 0 before one is known */
 		uint64_t excess;	/* above that, since the last refresh */
 		uint64_t retry_at;	/* excess at which to ask again */
 		uint64_t credit;	/* that collapsing may use */
+		uint64_t run_ns;	/* what the last run of tables took */
 		uint64_t faults;	/* children's, at the last look */
 		int looked;		/* an exec'd program inherits a count */
 	} meter;
 	enum made made;			/* the fork under way */
 	int frozen_ahead;		/* cow_prepare() did its freeze */
+	int flat;			/* its page tables were parked just now */
 	uint64_t reaped;		/* when freeze_reap() last asked */
 };
 

@@ -220,10 +220,12 @@ struct worker {
 	int fd;
 	size_t filled;		/* bytes that it holds */
 	int prepared, dirty;
+	struct cell last;	/* that it ran */
 };
 
-struct worker *worker_get(enum engine_id id);	/* starts it when needed */
-/* Have a job done. What the worker found wrong ends the program. */
+struct worker *worker_get(enum engine_id id);
+/* Have a job done, by a worker that is started when it was not yet. What the
+ * worker found wrong ends the program. */
 const struct reply *worker_ask(struct worker *w, const struct job *job);
 
 /* --- compare-machine.c --------------------------------------------------- */
@@ -291,28 +293,32 @@ struct options {
 	const char *json_file, *plot_file;
 };
 
-/* The engines of a case. */
+/* The engines of a case; those of any case. */
 unsigned plan_engines(const struct plan *plan, enum case_id id);
+unsigned plan_all_engines(const struct plan *plan);
 /* Bytes that these engines need side by side for a cell. */
 uint64_t plan_need(const struct cell *cell, unsigned engine_bits, size_t size);
-/* Refuse, by ending the program, what cannot run even one engine at a time. */
+/* End the program when something cannot run even one engine at a time. */
 void plan_refuse(const struct plan *plan, unsigned review_forks);
 
 /* Run it all; done() is called after each size. */
 void run_plan(const struct plan *plan, const struct options *opt, struct rows *rows,
 	      void (*done)(struct rows *rows, size_t size));
 
-/* --- reports ------------------------------------------------------------- */
+/* --- arguments and reports ----------------------------------------------- */
+
+void options_parse(int argc, char **argv, struct options *ret_opt);
+
+int colour(FILE *to);		/* may colours be used there? */
+void table_print(struct rows *rows, size_t size, FILE *to);
+void review_print(struct rows *rows, size_t size, FILE *to);
+void json_print(struct rows *rows, size_t size, FILE *to);	/* size 0: all */
 
 extern const struct plan goal_plans[];
 extern const size_t goal_plan_count;
+void goals_print(const struct rows *rows, FILE *to);
 
-void options_parse(int argc, char **argv, struct options *ret_opt);	/* compare-options.c */
-int term_colour(void);							/* compare-table.c */
-void table_print(struct rows *rows, size_t size, FILE *to);
-void json_print(struct rows *rows, size_t size, FILE *to);		/* compare-json.c */
-int goals_print(const struct rows *rows, FILE *to);			/* compare-goals.c */
-void plot_probe(const char *file);					/* compare-plot.c */
+void plot_probe(void);		/* end the program when there is no gnuplot */
 void plot_write(struct rows *rows, const char *file);
 
 #endif

@@ -1,0 +1,237 @@
+/*
+ * The project's goals: which ratio of which rows must reach what. A run prints
+ * those that its rows allow; --goals runs the plans below, which are what all
+ * of them need. A ratio is that of two medians; its spread is that of the same
+ * ratio taken round by round.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compare.h"
+
+#define GIB ((size_t)1 << 30)
+#define MIB ((size_t)1 << 20)
+#define FORKS_ONLY (ENGINE_BIT(ENGINE_FLOOR) | ENGINE_BIT(ENGINE_STORE) | \
+		    ENGINE_BIT(ENGINE_STORE_HUGE))
+#define NOT_THP (ENGINES_ALL & ~ENGINE_BIT(ENGINE_FORK_THP))
+#define NOT_STORE (ENGINES_MEMORY & ~ENGINE_BIT(ENGINE_STORE))
+
+const struct plan goal_plans[] = {
+	{ { 64 * MIB, GIB, 8 * GIB }, 3, CASE_BIT(CASE_FORK), FORKS_ONLY },
+	{ { 4 * GIB }, 1, CASE_BIT(CASE_FORK) | CASE_BIT(CASE_CYCLE) | CASE_BIT(CASE_VMPTE),
+	  NOT_THP },
+	{ { 8 * GIB }, 1, CASE_BIT(CASE_REVIEW), 0 },
+	{ { GIB, 4 * GIB }, 2, CASE_BIT(CASE_CHILD_READ) | CASE_BIT(CASE_CHILD_WRITE),
+	  NOT_STORE },
+	{ { 2 * GIB }, 1, CASE_BIT(CASE_OLD_CHILD), NOT_STORE },
+	{ { GIB }, 1, CASE_BIT(CASE_TAX), NOT_THP & ENGINES_MEMORY },
+};
+
+const size_t goal_plan_count = sizeof(goal_plans) / sizeof(goal_plans[0]);
+
+enum kind {
+	KIND_RATIO,	/* engine over / engine under */
+	KIND_VALUE,	/* of engine over */
+	KIND_GROWTH,	/* of engine over, largest size / smallest size */
+};
+
+enum bound { AT_MOST, AT_LEAST };
+
+struct goal {
+	const char *what;
+	enum case_id id;
+	size_t size_min, size_max;
+	unsigned permille_min, permille_max;
+	unsigned part_min, part_max;
+	enum kind kind;
+	enum engine_id over, under;
+	enum metric metric;
+	enum bound bound;
+	double target;
+};
+
+#define ALL_SIZES 64 * MIB, 8 * GIB
+#define ONE_AND_FOUR GIB, 4 * GIB
+#define ONLY(gib) (gib) * GIB, (gib) * GIB
+#define PARTS(from, to) 0, 0, from, to
+#define SHARES(from, to) from, to, 0, 0
+#define VERSUS(over, under) KIND_RATIO, ENGINE_##over, ENGINE_##under
+
+static const struct goal goals[] = {
+	{ "fork: store / floor", CASE_FORK, ALL_SIZES, PARTS(0, 0),
+	  VERSUS(STORE, FLOOR), METRIC_FORK, AT_MOST, 1.5 },
+	{ "fork: store-huge / floor", CASE_FORK, ALL_SIZES, PARTS(0, 0),
+	  VERSUS(STORE_HUGE, FLOOR), METRIC_FORK, AT_MOST, 1.5 },
+	{ "fork: store, largest / smallest size", CASE_FORK, ALL_SIZES, PARTS(0, 0),
+	  KIND_GROWTH, ENGINE_STORE, 0, METRIC_FORK, AT_MOST, 1.5 },
+	{ "fork: store-huge, largest / smallest", CASE_FORK, ALL_SIZES, PARTS(0, 0),
+	  KIND_GROWTH, ENGINE_STORE_HUGE, 0, METRIC_FORK, AT_MOST, 1.5 },
+	{ "cycle: store / floor", CASE_CYCLE, ONLY(4), PARTS(0, 0),
+	  VERSUS(STORE, FLOOR), METRIC_CHILD, AT_MOST, 1.5 },
+	{ "cycle: store-huge / floor", CASE_CYCLE, ONLY(4), PARTS(0, 0),
+	  VERSUS(STORE_HUGE, FLOOR), METRIC_CHILD, AT_MOST, 1.5 },
+	{ "fork: fork-4k / store", CASE_FORK, ONLY(4), PARTS(0, 0),
+	  VERSUS(FORK_4K, STORE), METRIC_FORK, AT_LEAST, 300 },
+	{ "fork: fork-4k / store-huge", CASE_FORK, ONLY(4), PARTS(0, 0),
+	  VERSUS(FORK_4K, STORE_HUGE), METRIC_FORK, AT_LEAST, 300 },
+	{ "review: fork-4k / store", CASE_REVIEW, ONLY(8), PARTS(0, 0),
+	  VERSUS(FORK_4K, STORE), METRIC_CYCLE, AT_LEAST, 500 },
+	{ "vmpte: store, KiB", CASE_VMPTE, ONLY(4), PARTS(0, 0),
+	  KIND_VALUE, ENGINE_STORE, 0, METRIC_VMPTE, AT_MOST, 120 },
+	{ "vmpte: store-huge, KiB", CASE_VMPTE, ONLY(4), PARTS(0, 0),
+	  KIND_VALUE, ENGINE_STORE_HUGE, 0, METRIC_VMPTE, AT_MOST, 120 },
+	{ "child-read: fork-4k / store-huge", CASE_CHILD_READ, ONE_AND_FOUR, SHARES(0, 1000),
+	  VERSUS(FORK_4K, STORE_HUGE), METRIC_CHILD, AT_LEAST, 10 },
+	{ "child-read: store-huge / fork-thp", CASE_CHILD_READ, ONE_AND_FOUR, SHARES(0, 1000),
+	  VERSUS(STORE_HUGE, FORK_THP), METRIC_CHILD, AT_MOST, 1.6 },
+	{ "child-write: fork-4k / store-huge", CASE_CHILD_WRITE, ONE_AND_FOUR, SHARES(0, 1),
+	  VERSUS(FORK_4K, STORE_HUGE), METRIC_CHILD, AT_LEAST, 1 },
+	{ "child-write: fork-4k / store-huge", CASE_CHILD_WRITE, ONE_AND_FOUR, SHARES(10, 10),
+	  VERSUS(FORK_4K, STORE_HUGE), METRIC_CHILD, AT_LEAST, 2 },
+	{ "child-write: fork-4k / store-huge", CASE_CHILD_WRITE, ONE_AND_FOUR, SHARES(100, 1000),
+	  VERSUS(FORK_4K, STORE_HUGE), METRIC_CHILD, AT_LEAST, 1 },
+	{ "child-write: store-huge / fork-thp", CASE_CHILD_WRITE, ONE_AND_FOUR, SHARES(0, 1000),
+	  VERSUS(STORE_HUGE, FORK_THP), METRIC_CHILD, AT_MOST, 1 },
+	{ "old-child: store-huge / fork-4k", CASE_OLD_CHILD, ONLY(2), PARTS(0, 0),
+	  VERSUS(STORE_HUGE, FORK_4K), METRIC_FORK, AT_MOST, 0.1 },
+	{ "old-child: store-huge / fork-4k", CASE_OLD_CHILD, ONLY(2),
+	  PARTS(OLD_CHILD_FORKS - 1, OLD_CHILD_FORKS - 1),
+	  VERSUS(STORE_HUGE, FORK_4K), METRIC_FORK, AT_MOST, 1 },
+	{ "tax: store / fork-4k", CASE_TAX, ONLY(1), PARTS(1, 2),
+	  VERSUS(STORE, FORK_4K), METRIC_CYCLE, AT_MOST, 1.03 },
+	{ "tax: store / fork-4k", CASE_TAX, ONLY(1), PARTS(0, 0),
+	  VERSUS(STORE, FORK_4K), METRIC_CYCLE, AT_MOST, 1.3 },
+};
+
+struct measured {
+	double value, low, high;
+};
+
+/* --- computing ---------------------------------------------------------- */
+
+static struct measured ratio(const struct row *over, const struct row *under,
+			     enum metric metric)
+{
+	struct row a = *over, b = *under;
+	struct series *x = &a.series[metric], *y = &b.series[metric];
+	struct measured m = { series_quantile(x, 0.5) / series_quantile(y, 0.5), NAN, NAN };
+
+	for (unsigned round = 0; round < series_rounds(x); round++) {
+		double one = series_round(x, round) / series_round(y, round);
+
+		m.low = fmin(m.low, one);
+		m.high = fmax(m.high, one);
+	}
+	return m;
+}
+
+static struct measured value(const struct row *row, enum metric metric)
+{
+	struct row r = *row;
+	struct series *s = &r.series[metric];
+
+	return (struct measured){ series_quantile(s, 0.5), series_quantile(s, 0),
+				  series_quantile(s, 1) };
+}
+
+static int concerns(const struct goal *g, const struct row *row)
+{
+	return row->cell.id == g->id && row->engine == g->over &&
+		row->size >= g->size_min && row->size <= g->size_max &&
+		row->cell.permille >= g->permille_min &&
+		row->cell.permille <= g->permille_max &&
+		row->part >= g->part_min && row->part <= g->part_max;
+}
+
+/* The other row of the ratio: of the other engine, or for growth of the
+ * smallest size that was run; NULL when it is the row itself. */
+static const struct row *other(const struct rows *rows, const struct goal *g,
+			       const struct row *row)
+{
+	struct row key = *row;
+
+	if (g->kind == KIND_RATIO) {
+		key.engine = g->under;
+		return rows_find(rows, &key);
+	}
+	for (size_t i = 0; i < rows->n; i++) {	/* sorted by size */
+		if (!concerns(g, &rows->row[i]))
+			continue;
+		return rows->row[i].size < row->size ? &rows->row[i] : NULL;
+	}
+	return NULL;
+}
+
+static int largest(const struct rows *rows, const struct goal *g, const struct row *row)
+{
+	for (size_t i = 0; i < rows->n; i++)
+		if (concerns(g, &rows->row[i]) && rows->row[i].size > row->size)
+			return 0;
+	return 1;
+}
+
+/* --- printing ----------------------------------------------------------- */
+
+static const char *goal_detail(const struct goal *g, const struct row *row, char *buf,
+			       size_t size)
+{
+	cell_detail(&row->cell, row->part, buf, size);
+	if (g->kind == KIND_GROWTH)
+		snprintf(buf, size, "all sizes");
+	return buf;
+}
+
+static void print_one(const struct goal *g, const struct row *row, struct measured m,
+		      FILE *to)
+{
+	int met = g->bound == AT_MOST ? m.value <= g->target : m.value >= g->target;
+	const char *on = !colour(to) ? "" : met ? "\033[32m" : "\033[31m";
+	char size[32], detail[64], spread[64];
+
+	snprintf(spread, sizeof(spread), "%.3g..%.3g", m.low, m.high);
+	fprintf(to, "%-38s %5s %-13s %8.3g %17s   %s %-5g %s%s%s\n", g->what,
+		size_string(row->size, size, sizeof(size)),
+		goal_detail(g, row, detail, sizeof(detail)), m.value, spread,
+		g->bound == AT_MOST ? "at most " : "at least", g->target, on,
+		met ? "ok" : "missed", *on ? "\033[0m" : "");
+}
+
+static void head(FILE *to)
+{
+	fprintf(to, "\n%-38s %5s %-13s %8s %17s   %s\n", "goal: ratio of medians", "size",
+		"touched", "ratio", "rounds min..max", "target");
+}
+
+static int print_goal(const struct rows *rows, const struct goal *g, int first, FILE *to)
+{
+	int n = 0;
+
+	for (size_t i = 0; i < rows->n; i++) {
+		const struct row *row = &rows->row[i], *under;
+
+		if (!concerns(g, row) || !row->series[g->metric].n)
+			continue;
+		if (g->kind == KIND_GROWTH && !largest(rows, g, row))
+			continue;
+		under = g->kind == KIND_VALUE ? row : other(rows, g, row);
+		if (!under || !under->series[g->metric].n)
+			continue;
+		if (first && !n++)
+			head(to);
+		print_one(g, row, g->kind == KIND_VALUE ? value(row, g->metric)
+			  : ratio(row, under, g->metric), to);
+	}
+	return n;
+}
+
+void goals_print(const struct rows *rows, FILE *to)
+{
+	int printed = 0;
+
+	for (size_t i = 0; i < sizeof(goals) / sizeof(goals[0]); i++)
+		printed += print_goal(rows, &goals[i], !printed, to);
+	fflush(to);
+}

@@ -1,0 +1,123 @@
+/*
+ * The table that people read: one block for each size, one line for each row.
+ * Times are in microseconds.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "compare.h"
+
+int colour(FILE *to)
+{
+	const char *no = getenv("NO_COLOR");
+
+	return (!no || !*no) && isatty(fileno(to));
+}
+
+static const char *us(double value, char *buf, size_t size)
+{
+	if (isnan(value))
+		snprintf(buf, size, "-");
+	else
+		snprintf(buf, size, value < 99.95 ? "%.1f" : "%.0f", value);
+	return buf;
+}
+
+static const char *spread(struct series *s, char *buf, size_t size)
+{
+	char low[32], high[32];
+
+	if (!s->n)
+		snprintf(buf, size, "-");
+	else
+		snprintf(buf, size, "%s..%s", us(series_quantile(s, 0.1), low, sizeof(low)),
+			 us(series_quantile(s, 0.9), high, sizeof(high)));
+	return buf;
+}
+
+static void head(size_t size, FILE *to)
+{
+	const char *bold = colour(to) ? "\033[1m" : "", *plain = *bold ? "\033[0m" : "";
+	char text[32];
+
+	fprintf(to, "\n%s%s of memory, times in us%s\n", bold,
+		size_string(size, text, sizeof(text)), plain);
+	fprintf(to, "%s%-13s %-13s %-11s %4s %9s %17s %9s %9s %9s %17s%s\n", bold, "case",
+		"touched", "engine", "n", "fork", "p10..p90", "p99", "to wait", "cycle",
+		"p10..p90", plain);
+}
+
+static void line(const struct row *row, int new_cell, FILE *to)
+{
+	struct row r = *row;
+	struct series *fork = &r.series[METRIC_FORK], *cycle = &r.series[METRIC_CYCLE];
+	struct series *vmpte = &r.series[METRIC_VMPTE];
+	char detail[64], median[32], p99[32], wait[32], whole[32], around[80], around_whole[80];
+
+	cell_detail(&row->cell, row->part, detail, sizeof(detail));
+	fprintf(to, "%-13s %-13s %-11s %4zu %9s %17s %9s %9s %9s %17s",
+		new_cell ? cases[row->cell.id].name : "", new_cell ? detail : "",
+		engines[row->engine].name, row_headline(row)->n,
+		us(series_quantile(fork, 0.5), median, sizeof(median)),
+		spread(fork, around, sizeof(around)),
+		us(series_quantile(fork, 0.99), p99, sizeof(p99)),
+		us(series_quantile(&r.series[METRIC_CHILD], 0.5), wait, sizeof(wait)),
+		us(series_quantile(cycle, 0.5), whole, sizeof(whole)),
+		spread(cycle, around_whole, sizeof(around_whole)));
+	if (vmpte->n)
+		fprintf(to, "  VmPTE %.0f KiB", series_quantile(vmpte, 0.5));
+	fputc('\n', to);
+}
+
+void table_print(struct rows *rows, size_t size, FILE *to)
+{
+	const struct row *before = NULL;
+
+	for (size_t i = 0; i < rows->n; i++) {
+		const struct row *row = &rows->row[i];
+
+		if (row->size != size || row->cell.id == CASE_REVIEW)
+			continue;
+		if (!before)
+			head(size, to);
+		line(row, !before || before->part != row->part ||
+		     cell_rank(&before->cell) != cell_rank(&row->cell), to);
+		before = row;
+	}
+	fflush(to);
+}
+
+/* Seconds for each fork and GiB, a line for each round, as the reviewer of the
+ * kernel's copy-on-write page tables printed them for three runs. */
+static void review_row(const struct row *row, FILE *to)
+{
+	const struct series *loop = &row->series[METRIC_CYCLE];
+	double gib = (double)row->size / (double)(1u << 30);
+
+	for (unsigned round = 0; round < series_rounds(loop); round++)
+		fprintf(to, "%-11s %.9f\n", engines[row->engine].name,
+			series_round(loop, round) / 1e6 / row->cell.children / gib);
+}
+
+void review_print(struct rows *rows, size_t size, FILE *to)
+{
+	char text[32];
+	int any = 0;
+
+	for (size_t i = 0; i < rows->n; i++) {
+		const struct row *row = &rows->row[i];
+
+		if (row->size != size || row->cell.id != CASE_REVIEW)
+			continue;
+		if (!any++)
+			fprintf(to, "\nreview: %s touched, %u forks, children staying alive; "
+				"seconds of fork latency per GiB\n",
+				size_string(size, text, sizeof(text)), row->cell.children);
+		review_row(row, to);
+	}
+	fflush(to);
+}

@@ -1,0 +1,77 @@
+/*
+ * cowfork-compare(1): the whole run in one view. Arguments, what does not fit
+ * or cannot be drawn is said before anything runs, then the plan, then reports.
+ * With the hidden first argument --worker=ENGINE the program is a worker.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "compare.h"
+
+static struct options opt;
+static FILE *people, *json;	/* where text and JSON rows go; json may be NULL */
+
+static void open_outputs(void)
+{
+	int json_on_stdout = opt.json && !opt.json_file;
+
+	people = json_on_stdout ? stderr : stdout;
+	json = json_on_stdout ? stdout : NULL;
+	if (!opt.json_file)
+		return;
+	json = fopen(opt.json_file, "we");
+	if (!json)
+		die(STATUS_FAILED, "--json: %s: %s", opt.json_file, strerror(errno));
+}
+
+static void close_outputs(void)
+{
+	if (json && (ferror(json) || fclose(json) != 0))
+		die(STATUS_FAILED, "--json: writing failed");
+	if (people == stdout && fclose(stdout) != 0)
+		die(STATUS_FAILED, "writing to stdout failed");
+}
+
+static void size_done(struct rows *rows, size_t size)
+{
+	if (!opt.goals && people == stdout) {
+		table_print(rows, size, people);
+		review_print(rows, size, people);
+	}
+	if (json && !opt.goals)
+		json_print(rows, size, json);
+}
+
+static void run(const struct plan *plans, size_t count, struct rows *rows)
+{
+	for (size_t i = 0; i < count; i++)
+		plan_refuse(&plans[i], opt.forks);
+	for (size_t i = 0; i < count; i++)
+		run_plan(&plans[i], &opt, rows, size_done);
+}
+
+int main(int argc, char **argv)
+{
+	struct rows rows = { 0 };
+
+	if (argc == 2 && strncmp(argv[1], WORKER_OPTION, strlen(WORKER_OPTION)) == 0)
+		return worker_main(argv[1] + strlen(WORKER_OPTION));
+	options_parse(argc, argv, &opt);
+	if (opt.plot_file)
+		plot_probe();
+	open_outputs();
+	machine_print(people, opt.seed);
+	if (opt.goals)
+		run(goal_plans, goal_plan_count, &rows);
+	else
+		run(&opt.plan, 1, &rows);
+	if (opt.goals && json)
+		json_print(&rows, 0, json);
+	goals_print(&rows, people);
+	if (opt.plot_file)
+		plot_write(&rows, opt.plot_file);
+	close_outputs();
+	return STATUS_OK;
+}

@@ -1,0 +1,278 @@
+/*
+ * See support.h. No function here maps memory through the library except
+ * region(), and none allocates in a forked child.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "support.h"
+
+void support_complain(const char *file, int line, const char *text)
+{
+	fprintf(stderr, "%s:%d: not so: %s\n", file, line, text);
+}
+
+char *region(size_t size)
+{
+	void *p = NULL;
+	int ret = cow_region_create(size, 0, &p);
+
+	if (ret < 0) {
+		fprintf(stderr, "cow_region_create: %s\n", strerror(-ret));
+		abort();
+	}
+	return p;
+}
+
+/* --- patterns ----------------------------------------------------------- */
+
+static uint64_t word(size_t at, unsigned seed)
+{
+	uint64_t x = (at + 1) * 0x9e3779b97f4a7c15u + seed * 0xff51afd7ed558ccdu;
+
+	return (x ^ x >> 29) | 1;	/* never zero */
+}
+
+void fill_page(void *area, size_t page, unsigned seed)
+{
+	volatile uint64_t *p = (uint64_t *)((char *)area + page * PAGE);
+
+	/* ends and middle tell as much as all, and cost less */
+	p[0] = word(page * 3, seed);
+	p[255] = word(page * 3 + 1, seed);
+	p[511] = word(page * 3 + 2, seed);
+}
+
+void fill(void *area, size_t len, unsigned seed)
+{
+	for (size_t i = 0; i < len / PAGE; i++)
+		fill_page(area, i, seed);
+}
+
+int is_page_filled(const void *area, size_t page, unsigned seed)
+{
+	const uint64_t *p = (const uint64_t *)((const char *)area + page * PAGE);
+
+	return p[0] == word(page * 3, seed) && p[255] == word(page * 3 + 1, seed) &&
+	       p[511] == word(page * 3 + 2, seed) && !p[1] && !p[256] && !p[510];
+}
+
+int is_filled(const void *area, size_t len, unsigned seed)
+{
+	for (size_t i = 0; i < len / PAGE; i++)
+		if (!is_page_filled(area, i, seed)) {
+			fprintf(stderr, "page %zu of %p is not as filled by %u\n", i,
+				area, seed);
+			return 0;
+		}
+	return 1;
+}
+
+int is_zero(const void *area, size_t len)
+{
+	const uint64_t *p = area;
+
+	for (size_t i = 0; i < len / sizeof(*p); i++)
+		if (p[i])
+			return 0;
+	return 1;
+}
+
+struct cow_stats stats(void)
+{
+	struct cow_stats s = { .size = sizeof(s) };
+
+	if (cow_stats(&s) < 0)
+		abort();
+	return s;
+}
+
+/* --- children ----------------------------------------------------------- */
+
+int wait_for(pid_t pid)
+{
+	const struct timespec nap = { .tv_nsec = 1000000 };
+	int status;
+
+	if (pid < 0)
+		return 126;
+	for (int i = 0; i < 60000; i++) {
+		pid_t got = waitpid(pid, &status, WNOHANG);
+
+		if (got < 0 && errno != EINTR)
+			return 126;
+		if (got == pid)
+			return WIFSIGNALED(status) ? 128 + WTERMSIG(status)
+						   : WEXITSTATUS(status);
+		nanosleep(&nap, NULL);
+	}
+	fprintf(stderr, "child %d hangs: killed\n", (int)pid);
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	return 126;
+}
+
+int in_child(child_fn *fn, void *arg)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(fn(arg));
+	return wait_for(pid);
+}
+
+pid_t raw_fork(void)
+{
+	return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+}
+
+struct reader reader_start(child_fn *fn, void *arg)
+{
+	struct reader r = { .pid = -1 };
+	int ask[2], answer[2];
+	char c;
+
+	if (pipe(ask) < 0 || pipe(answer) < 0)
+		abort();
+	r.pid = fork();
+	if (r.pid == 0) {
+		close(ask[1]);
+		close(answer[0]);
+		while (read(ask[0], &c, 1) == 1) {
+			c = fn ? (char)fn(arg) : 0;
+			if (write(answer[1], &c, 1) != 1)
+				_exit(1);
+		}
+		_exit(0);
+	}
+	close(ask[0]);
+	close(answer[1]);
+	r.ask = ask[1];
+	r.answer = answer[0];
+	return r;
+}
+
+int reader_ask(const struct reader *r)
+{
+	char c = 0;
+
+	if (write(r->ask, &c, 1) != 1 || read(r->answer, &c, 1) != 1)
+		return 127;	/* it died */
+	return c;
+}
+
+int reader_end(const struct reader *r)
+{
+	close(r->ask);
+	close(r->answer);
+	return wait_for(r->pid);
+}
+
+/* --- the kernel's side -------------------------------------------------- */
+
+static char *read_file(const char *path)
+{
+	static char text[8 << 20];
+	size_t have = 0;
+	ssize_t n;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return NULL;
+	while ((n = read(fd, text + have, sizeof(text) - 1 - have)) > 0)
+		have += (size_t)n;
+	close(fd);
+	text[have] = 0;
+	return text;
+}
+
+int store_mappings(int shared)
+{
+	char *text = read_file("/proc/self/maps"), *next;
+	int count = 0;
+
+	if (!text)
+		return -1;
+	for (char *line = text; line && *line; line = next) {
+		char *perms = strchr(line, ' ');
+
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = 0;
+		if (perms && strstr(line, "/memfd:cowfork"))
+			count += (perms[4] == 's') == shared;
+	}
+	return count;
+}
+
+int store_descriptors(void)
+{
+	char target[256];
+	int count = 0;
+	ssize_t n;
+
+	/* by number, since opendir() allocates */
+	for (int fd = 0; fd < 4096; fd++) {
+		char path[64];
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, target, sizeof(target) - 1);
+		if (n <= 0)
+			continue;
+		target[n] = 0;
+		count += strstr(target, "memfd:cowfork") != NULL;
+	}
+	return count;
+}
+
+static long field_of(const char *path, const char *field)
+{
+	char *text = read_file(path), name[64];
+
+	snprintf(name, sizeof(name), "\n%s:", field);
+	text = text ? strstr(text, name) : NULL;
+	return text ? atol(text + strlen(name)) : -1;
+}
+
+long status_kib(const char *field)
+{
+	return field_of("/proc/self/status", field);
+}
+
+long rollup_kib(const char *field)
+{
+	return field_of("/proc/self/smaps_rollup", field);
+}
+
+long minor_faults(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_SELF, &usage) < 0 ? -1 : usage.ru_minflt;
+}
+
+/* key shmid perms size cpid lpid nattch ...; lines of /proc/sysvipc/shm */
+int shm_segments(void)
+{
+	char *text = read_file("/proc/sysvipc/shm");
+	int count = 0, cpid;
+
+	if (!text)
+		return -1;
+	for (char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n'))
+		if (sscanf(line + 1, "%*d %*d %*o %*u %d", &cpid) == 1)
+			count += cpid == (int)getpid();
+	return count;
+}

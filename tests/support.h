@@ -1,0 +1,71 @@
+/*
+ * What the live and fault tests share: patterns that tell a wrong byte, a view
+ * of the kernel's side of a process, and children that cannot hang a test.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_TEST_SUPPORT_H
+#define COWFORK_TEST_SUPPORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "cowfork.h"
+
+#define KIB ((size_t)1 << 10)
+#define MIB ((size_t)1 << 20)
+#define GIB ((size_t)1 << 30)
+#define PAGE ((size_t)4096)
+#define COUNT(array) ((int)(sizeof(array) / sizeof(*(array))))
+
+/* In a function that returns int, of a child mostly: 0 is fine, 1 is not. */
+#define NEED(condition) do {						\
+		if (!(condition)) {					\
+			support_complain(__FILE__, __LINE__, #condition); \
+			return 1;					\
+		}							\
+	} while (0)
+
+void support_complain(const char *file, int line, const char *text);
+
+/* A region, or the end of the test. */
+char *region(size_t size);
+
+/* Every word of a page depends on its offset in the area and on the seed. */
+void fill(void *area, size_t len, unsigned seed);
+void fill_page(void *area, size_t page, unsigned seed);
+int is_filled(const void *area, size_t len, unsigned seed);
+int is_page_filled(const void *area, size_t page, unsigned seed);
+int is_zero(const void *area, size_t len);
+
+struct cow_stats stats(void);
+
+/* Run fn in a forked child and wait. Its result (0 to 125), 128 + the signal
+ * that ended it, or 126 when it had to be killed after a minute. */
+typedef int child_fn(void *arg);
+int in_child(child_fn *fn, void *arg);
+int wait_for(pid_t pid);
+
+/* A child that does nothing until told, as a reader of what it inherited. */
+struct reader {
+	pid_t pid;
+	int ask, answer;	/* ends of two pipes */
+};
+/* Fork it; with fn == NULL it only lives. fn runs once for each question. */
+struct reader reader_start(child_fn *fn, void *arg);
+int reader_ask(const struct reader *r);
+int reader_end(const struct reader *r);
+
+/* The kernel's side. Numbers of the calling process. */
+int store_mappings(int shared);		/* maps of any store, 's' or 'p' */
+int store_descriptors(void);		/* in /proc/self/fd */
+long status_kib(const char *field);	/* "VmPTE" */
+long rollup_kib(const char *field);	/* "Pss", of smaps_rollup */
+long minor_faults(void);
+int shm_segments(void);			/* created by this process */
+
+/* Raw fork: no atfork handler sees it. */
+pid_t raw_fork(void);
+
+#endif
