@@ -215,7 +215,8 @@ struct cow_stats {
 	uint64_t forks_frozen;		/* ... everything was frozen already */
 	uint64_t forks_freeze;		/* ... something was frozen for it */
 	uint64_t forks_refresh;		/* ... page tables were rebuilt for it */
-	uint64_t forks_refused;		/* ... failed: could not freeze */
+	uint64_t forks_refused;		/* not made: could not freeze (a failed
+					 * cow_prepare() counts too) */
 
 	uint64_t fork_ns_total;		/* in the kernel's fork, our work left out */
 	uint64_t fork_ns_last;
@@ -258,7 +259,7 @@ int cow_stats(struct cow_stats *stats) COW_NONNULL(1) COW_MUST_CHECK;
 /* What this machine and user have, each 1 or 0. Set `size` before the call. */
 struct cow_facilities {
 	size_t size;
-	int memfd;		/* memfd_create(2) with sealing */
+	int memfd;		/* memfd_create(2) */
 	int remap;		/* mremap(MREMAP_DONTUNMAP) on file mappings (5.13) */
 	int collapse;		/* madvise(MADV_COLLAPSE) on shared memory (6.1) */
 	int maps;		/* /proc/self/maps */

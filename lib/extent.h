@@ -20,6 +20,7 @@
  *    |                     v                      v
  *    +------- unmap ----- NATIVE <--- a call that only plain memory can serve
  *
+ * (FREE becomes NATIVE too, where the program maps there with MAP_FIXED.)
  * Every arrow is a call of extents_set(); extent_may_become() is the picture.
  */
 enum extent_state {

@@ -148,8 +148,10 @@ static int make_ready(void)
 	struct life *life = process.life;
 	int ret = freeze_all();
 
-	if (ret < 0)
+	if (ret < 0) {
+		life->stats.forks_refused++;
 		return ret;
+	}
 	life->flat = ret > 0;
 	life->frozen_ahead |= ret > 0;
 	if (life->frozen_ahead)
@@ -169,10 +171,8 @@ static int enter(void)
 	if (!process_fork_begin())
 		return 0;
 	ret = make_ready();
-	if (ret < 0) {
-		process.life->stats.forks_refused++;
+	if (ret < 0)
 		return ret;
-	}
 	freeze_reap();
 	maybe_refresh(&process.life->meter);
 	process.life->meter.before = sys_now_ns();

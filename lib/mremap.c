@@ -180,7 +180,7 @@ static size_t whole_pages(size_t len)
 void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *new_addr)
 {
 	struct move m = {
-		.addr = (uintptr_t)addr, .new_addr = (uintptr_t)new_addr,
+		.addr = (uintptr_t)addr,
 		.old_len = whole_pages(old_len), .new_len = whole_pages(new_len),
 		.flags = flags,
 	};
@@ -188,10 +188,12 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 	struct store *target;
 	long ret;
 
+	/* elsewhere it is no more than a hint */
+	m.new_addr = fixed ? (uintptr_t)new_addr : 0;
 	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
 	if (!m.s && !target) {
-		ret = sys_mremap(m.addr, old_len, new_len, flags, m.new_addr);
+		ret = sys_mremap(m.addr, old_len, new_len, flags, (uintptr_t)new_addr);
 	} else {
 		process_lock();
 		ret = m.s ? remap_from_window(&m) : remap_into_window(&m);

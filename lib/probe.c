@@ -25,8 +25,10 @@ static int readable(const char *path)
 
 static int has_memfd(void)
 {
-	int fd = sys_memfd_create("cowfork-probe", MFD_CLOEXEC);
+	int fd = sys_memfd_create("cowfork-probe", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
 
+	if (fd == -EINVAL)
+		fd = sys_memfd_create("cowfork-probe", MFD_CLOEXEC);
 	if (fd < 0)
 		return 0;
 	sys_close(fd);

@@ -41,28 +41,37 @@ int process_forking(void)
 	return atomic_load(&process.life->forking) != 0;
 }
 
-/* Without the lock, once in a process image. The atfork handlers register as
+/* Once in a process image, without the lock. The atfork handlers register as
  * early as possible, so that ours run last of all prepare handlers (reverse
  * order of registration). Registering may allocate, and an allocator may map
- * memory through us: that call finds the flag set and goes on. */
+ * memory through us: that call goes on, other threads wait. */
 static void start(void)
 {
-	static atomic_int started;
+	static atomic_int done;
+	static _Atomic(uintptr_t) starter;
+	uintptr_t nobody = 0;
 	long p;
 
 	/* read first: a write after a fork copies the page */
-	if (atomic_load(&started) || atomic_exchange(&started, 1))
+	if (atomic_load(&done) || atomic_load(&starter) == self())
 		return;
+	if (!atomic_compare_exchange_strong(&starter, &nobody, self())) {
+		while (!atomic_load(&done))
+			sched_yield();
+		return;
+	}
 	p = sys_mmap(0, sys_page_size(), PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (sys_failed(p) ||
-	    sys_madvise((uintptr_t)p, sys_page_size(), MADV_WIPEONFORK) < 0 ||
-	    fork_register() != 0) {
+	    sys_madvise((uintptr_t)p, sys_page_size(), MADV_WIPEONFORK) < 0) {
 		process.native_for_good = COW_REASON_ADDRESS;
-		return;
+	} else {
+		atomic_store(&((struct life *)p)->known, LIFE_KNOWN);
+		process.life = (struct life *)p;
 	}
-	atomic_store(&((struct life *)p)->known, LIFE_KNOWN);
-	process.life = (struct life *)p;
+	if (fork_register() != 0)
+		process.native_for_good = COW_REASON_ADDRESS;
+	atomic_store(&done, 1);
 }
 
 static atomic_int options_read;

@@ -95,12 +95,14 @@ static int create(size_t size, size_t align, uintptr_t *ret_base)
 	int why;
 	long p;
 
+	if (!align)
+		align = size >= TABLE_SIZE ? TABLE_SIZE : sys_page_size();
 	if (make_table() < 0 || region_count == REGION_MAX)
 		return -ENOMEM;
 	why = memory_place(size, align, ret_base);
 	if (why) {
 		process_native((enum cow_reason)why);
-		p = map_plain(size, align ? align : sys_page_size());
+		p = map_plain(size, align);
 		if (sys_failed(p))
 			return -ENOMEM;
 		*ret_base = (uintptr_t)p;
