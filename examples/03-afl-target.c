@@ -36,11 +36,13 @@ static void fill(size_t mib)
 		memory[at] = (unsigned char)(at >> 12);
 }
 
+#define LOOKUPS 4	/* pages that an input can touch */
+
 /* Look up what the input names in the memory; write there too, so that every
  * child has pages of its own. */
 static void parse(const unsigned char *in, size_t n)
 {
-	for (size_t i = 0; size && i + 4 <= n; i += 4) {
+	for (size_t i = 0; size && i + 4 <= n && i < 4 * LOOKUPS; i += 4) {
 		size_t page = ((size_t)in[i] << 16 | (size_t)in[i + 1] << 8 | in[i + 2])
 			      % (size >> 12);
 		unsigned char *p = memory + (page << 12);

@@ -352,8 +352,64 @@ static int make_anonymous(struct store *s, const struct extent *e)
 	return 0;
 }
 
+/* On detached memory: the kernel does it, we remember what a later overlay or
+ * move would lose. */
+static int advise_attribute(struct store *s, const struct extent *e, int advice)
+{
+	unsigned flag = advice == MADV_DONTFORK || advice == MADV_DOFORK ?
+			EXTENT_DONTFORK : EXTENT_DONTDUMP;
+	int on = advice == MADV_DONTFORK || advice == MADV_DONTDUMP;
+	int ret = sys_madvise(e->start, e->end - e->start, advice);
+
+	if (ret == 0)
+		extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot,
+			    on ? e->flags | flag : e->flags & ~flag);
+	return ret;
+}
+
+/* The kernel knows whether it is locked, and then refuses; otherwise what it
+ * drops shows the store's bytes again, until a fresh mapping lies over them. */
+static int zero_pinned(struct store *s, const struct extent *e, int advice)
+{
+	size_t len = e->end - e->start;
+	int ret = sys_madvise(e->start, len, MADV_DONTNEED);
+
+	if (ret == 0)
+		return memory_zero(s, e->start, e->end);
+	if (advice != MADV_DONTNEED_LOCKED ||
+	    (e->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
+		return ret;
+	memset((void *)e->start, 0, len);
+	return 0;
+}
+
+static int advise_pinned(struct store *s, const struct extent *e, int advice)
+{
+	int ret = 0;
+
+	switch (advice) {
+	case MADV_DONTFORK: case MADV_DOFORK: case MADV_DONTDUMP: case MADV_DODUMP:
+		return advise_attribute(s, e, advice);
+	default:
+		break;
+	}
+	switch (meaning(advice)) {
+	case MEANS_EINVAL:
+		return -EINVAL;
+	case MEANS_ZERO:
+		return zero_pinned(s, e, advice);
+	case MEANS_ANONYMOUS:
+		ret = make_anonymous(s, e);
+		break;
+	case MEANS_NOTHING: case MEANS_KERNEL: case MEANS_DETACH:
+		break;
+	}
+	return ret ? ret : sys_madvise(e->start, e->end - e->start, advice);
+}
+
 static int advise_ours(struct store *s, const struct extent *e, int advice)
 {
+	struct extent pinned = *e;
 	int ret = 0;
 
 	switch (meaning(advice)) {
@@ -368,7 +424,8 @@ static int advise_ours(struct store *s, const struct extent *e, int advice)
 		break;
 	case MEANS_DETACH:
 		ret = memory_detach(s, e->start, e->end, COW_REASON_CALL);
-		break;
+		pinned.flags = EXTENT_PINNED;
+		return ret ? ret : advise_attribute(s, &pinned, advice);
 	case MEANS_KERNEL:
 		break;
 	}
@@ -383,16 +440,8 @@ static int advise_piece(struct store *s, const struct extent *e, int advice)
 		return advise_ours(s, e, advice);
 	if (e->state == EXTENT_FREE && !s->inherited)
 		return -ENOMEM;
-	if (e->flags & EXTENT_PINNED && meaning(advice) == MEANS_EINVAL)
-		return -EINVAL;
-	if (e->flags & EXTENT_PINNED && meaning(advice) == MEANS_ZERO)
-		return memory_zero(s, e->start, e->end);
-	if (e->flags & EXTENT_PINNED && meaning(advice) == MEANS_ANONYMOUS) {
-		int ret = make_anonymous(s, e);
-
-		if (ret < 0)
-			return ret;
-	}
+	if (e->flags & EXTENT_PINNED)
+		return advise_pinned(s, e, advice);
 	return sys_madvise(e->start, e->end - e->start, advice);
 }
 

@@ -39,12 +39,16 @@ enum extent_state {
 /* Re-mapped behind the library's back, and our mapping perhaps moved elsewhere:
  * the kernel serves every call here, the store's bytes are never punched. */
 #define EXTENT_FOREIGN	4u
+/* Advice that the program gave on EXTENT_PINNED memory, to be given again to
+ * what takes its place. */
+#define EXTENT_DONTFORK	8u
+#define EXTENT_DONTDUMP	16u
 
 struct extent {
 	uintptr_t start, end;
 	uint8_t state;		/* enum extent_state */
 	uint8_t prot;		/* PROT_READ | PROT_WRITE | PROT_EXEC */
-	uint8_t flags;		/* EXTENT_STALE, _PINNED, _FOREIGN */
+	uint8_t flags;		/* EXTENT_STALE and so on */
 };
 
 struct extents {

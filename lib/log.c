@@ -31,8 +31,7 @@ void log_line(enum cow_log_level level, const char *format, ...)
 
 void cow_set_log(cow_log_fn *fn, void *arg)
 {
-	process_lock();
-	callback = NULL;
+	process_lock_bare();
 	callback_arg = arg;
 	callback = fn;
 	process_unlock();

@@ -132,6 +132,14 @@ int memory_unmap(struct store *s, uintptr_t start, uintptr_t end)
 
 /* --- zero --------------------------------------------------------------- */
 
+void memory_advise_again(uintptr_t start, size_t len, unsigned flags)
+{
+	if (flags & EXTENT_DONTFORK)
+		sys_madvise(start, len, MADV_DONTFORK);
+	if (flags & EXTENT_DONTDUMP)
+		sys_madvise(start, len, MADV_DONTDUMP);
+}
+
 /* Plain memory over the window. The store's bytes wait for descendants. */
 static int overlay(struct store *s, const struct extent *e)
 {
@@ -145,6 +153,7 @@ static int overlay(struct store *s, const struct extent *e)
 	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot,
 		    s->inherited ? 0 : EXTENT_STALE);
 	s->stale = 1;
+	memory_advise_again(e->start, e->end - e->start, e->flags);
 	return 0;
 }
 

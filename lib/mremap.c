@@ -18,10 +18,11 @@
 
 struct move {
 	struct store *s;	/* that holds the source */
-	struct extent source;	/* the piece [addr, addr + old_len) */
+	struct extent source;	/* [addr, addr + old_len) */
 	uintptr_t addr, new_addr;
 	size_t old_len, new_len;
 	int flags;
+	int native;		/* the source is the program's own mapping */
 };
 
 /* Grow into clean free window behind, if the last piece is plain OWNED. */
@@ -45,7 +46,7 @@ static int grow_in_place(const struct move *m)
 	return 0;
 }
 
-/* Where the moved memory goes. */
+/* Where the moved memory goes. Advice on it moves along. */
 static long make_target(const struct move *m)
 {
 	const int rw = PROT_READ | PROT_WRITE;
@@ -54,8 +55,13 @@ static long make_target(const struct move *m)
 
 	if (m->flags & MREMAP_FIXED)
 		flags |= MAP_FIXED;
+	if (m->source.flags & (EXTENT_DONTFORK | EXTENT_DONTDUMP))
+		flags |= MAP_STACK;	/* no effect but to stay out of the store */
 	p = cow_mmap((void *)m->new_addr, m->new_len, rw, flags, -1, 0);
-	return p == MAP_FAILED ? -ENOMEM : (long)p;
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	memory_advise_again((uintptr_t)p, m->new_len, m->source.flags);
+	return (long)p;
 }
 
 /* Copy page by page; pages of zeros are not written, so that holes stay. */
@@ -96,6 +102,39 @@ static long move_away(const struct move *m)
 	return target;
 }
 
+/* The program's own mapping within a window: the kernel moves it, but leaves it
+ * in place too (MREMAP_DONTUNMAP), so that no hole opens in the window before
+ * memory_unmap() closes it. */
+static long move_native(const struct move *m)
+{
+	const int none = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	size_t len = m->old_len < m->new_len ? m->old_len : m->new_len;
+	int fixed = m->flags & MREMAP_FIXED;
+	void *p = cow_mmap((void *)m->new_addr, m->new_len, PROT_NONE,
+			   none | (fixed ? MAP_FIXED : 0), -1, 0);
+	uintptr_t target = (uintptr_t)p;
+	long ret;
+
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	ret = sys_mremap(m->addr, len, len,
+			 MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target);
+	if (sys_failed(ret)) {
+		sys_munmap(target, m->new_len);
+		return ret;
+	}
+	if (m->new_len > len) {
+		sys_munmap(target + len, m->new_len - len);
+		ret = sys_mremap(target, len, m->new_len, fixed ? 0 : MREMAP_MAYMOVE, 0);
+		if (sys_failed(ret))	/* back: what was laid over is still there */
+			return ret;
+	}
+	if (!(m->flags & MREMAP_DONTUNMAP) &&
+	    memory_unmap(m->s, m->addr, m->addr + m->old_len) < 0)
+		return -ENOMEM;
+	return ret;
+}
+
 static int overlaps(uintptr_t a, size_t a_len, uintptr_t b, size_t b_len)
 {
 	return a < b + b_len && b < a + a_len;
@@ -133,26 +172,47 @@ static long remap_ours(const struct move *m)
 		return (long)m->addr;
 	if (!(m->flags & MREMAP_MAYMOVE))
 		return -ENOMEM;
-	return move_away(m);
+	return m->native ? move_native(m) : move_away(m);
 }
 
-/* Source in a window: one piece, as the kernel wants one mapping. */
+/* The kernel wants one mapping. An overlay (memory.c) lies in pieces where plain
+ * memory would be one, so pieces of one protection count as one. */
+static int find_source(struct move *m)
+{
+	unsigned flags = 0;
+
+	m->source = extents_piece(&m->s->extents, m->addr, m->addr + m->old_len);
+	m->native = m->source.end == m->addr + m->old_len &&
+		    m->source.state == EXTENT_NATIVE &&
+		    !(m->source.flags & EXTENT_PINNED);
+	extents_each(e, &m->s->extents, m->addr, m->addr + m->old_len) {
+		if (e.state == EXTENT_FREE || e.prot != m->source.prot)
+			return -EFAULT;
+		flags |= e.flags;
+	}
+	if (m->source.end != m->addr + m->old_len)
+		m->source.state = EXTENT_NATIVE;	/* cannot grow in place */
+	m->source.flags = (uint8_t)flags;
+	return 0;
+}
+
 static long remap_from_window(struct move *m)
 {
-	int ret = check(m);
+	struct extent first = extents_piece(&m->s->extents, m->addr, m->addr + 1);
+	uintptr_t end = m->addr + m->old_len;
+	int ret;
 
-	if (ret < 0)
-		return ret;
-	m->source = extents_piece(&m->s->extents, m->addr, m->addr + m->old_len);
-	if (m->source.end != m->addr + m->old_len)
-		return -EFAULT;
-	if (memory_is_ours(m->s, &m->source) || m->source.flags & EXTENT_PINNED ||
-	    m->source.state == EXTENT_NATIVE)
-		return remap_ours(m);
-	if (m->s->inherited)
+	/* in an inherited window the rest is the kernel's */
+	if (m->s->inherited && first.state == EXTENT_FREE)
 		return sys_mremap(m->addr, m->old_len, m->new_len, m->flags,
 				  m->new_addr);
-	return -EFAULT;
+	ret = check(m);
+	if (ret < 0)
+		return ret;
+	if (m->addr < m->s->base || end > m->s->base + m->s->size)
+		return -EFAULT;
+	ret = find_source(m);
+	return ret < 0 ? ret : remap_ours(m);
 }
 
 /* Source elsewhere, target in a window: make room there natively first, so that

@@ -129,10 +129,9 @@ static void locked(uint64_t signals)
 {
 	atomic_store(&process.life->owner, self());
 	process.life->signals = signals;
-	read_options();
 }
 
-void process_lock(void)
+void process_lock_bare(void)
 {
 	uint64_t before;
 
@@ -141,6 +140,12 @@ void process_lock(void)
 	sys_block_signals(&before);
 	pthread_mutex_lock(&process.life->mutex);
 	locked(before);
+}
+
+void process_lock(void)
+{
+	process_lock_bare();
+	read_options();
 }
 
 int process_lock_unless_forking(void)
@@ -158,6 +163,7 @@ int process_lock_unless_forking(void)
 		sched_yield();
 	}
 	locked(before);
+	read_options();
 	return 1;
 }
 

@@ -66,6 +66,10 @@ extern struct process process;
 void process_lock(void);
 void process_unlock(void);
 
+/* Lock, but leave the options unread, so that a log callback that is set now
+ * hears of bad ones. */
+void process_lock_bare(void);
+
 /* Lock, unless another thread is inside a fork: 0 then. For calls that can do
  * without: their thread may hold what a later atfork handler waits for. */
 int process_lock_unless_forking(void);

@@ -24,10 +24,10 @@ const struct plan goal_plans[] = {
 	{ { 4 * GIB }, 1, CASE_BIT(CASE_FORK) | CASE_BIT(CASE_CYCLE) | CASE_BIT(CASE_VMPTE),
 	  NOT_THP },
 	{ { 8 * GIB }, 1, CASE_BIT(CASE_REVIEW), 0 },
+	{ { GIB }, 1, CASE_BIT(CASE_TAX), NOT_THP & ENGINES_MEMORY },
+	{ { 2 * GIB }, 1, CASE_BIT(CASE_OLD_CHILD), NOT_STORE },
 	{ { GIB, 4 * GIB }, 2, CASE_BIT(CASE_CHILD_READ) | CASE_BIT(CASE_CHILD_WRITE),
 	  NOT_STORE },
-	{ { 2 * GIB }, 1, CASE_BIT(CASE_OLD_CHILD), NOT_STORE },
-	{ { GIB }, 1, CASE_BIT(CASE_TAX), NOT_THP & ENGINES_MEMORY },
 };
 
 const size_t goal_plan_count = sizeof(goal_plans) / sizeof(goal_plans[0]);

@@ -25,7 +25,7 @@ static void add_text(struct json_object *o, const char *key, const char *value)
 
 static void add_cell(struct json_object *o, const struct row *row)
 {
-	static const char *const orders[] = { "random", "in order" };
+	static const char *const orders[] = { "in order", "random" };
 	int matrix = cases[row->cell.id].flags & CASE_MATRIX;
 	char detail[64];
 

@@ -28,6 +28,7 @@ struct cycle {
 	struct list list;
 	unsigned part;		/* row that the samples belong to */
 	unsigned child;		/* number of the next child */
+	int wrote;		/* the parent did, under a new version */
 };
 
 typedef int child_fn(const struct cycle *c);
@@ -71,7 +72,7 @@ static int child_sleep(const struct cycle *c)
 	if (memory_write(m, own, version) < 0)
 		return -1;
 	wait_for_go(c);
-	return memory_own(m, own, version) < 0 ? -1 : memory_check(m, m->now);
+	return memory_check_own(m, own, version);
 }
 
 static int child_read(const struct cycle *c)
@@ -89,9 +90,7 @@ static int child_write(const struct cycle *c)
 
 	if (memory_write(m, c->list, CHILD_VERSION) < 0)
 		return -1;
-	if (!c->job->check)
-		return 0;
-	return memory_own(m, c->list, CHILD_VERSION) < 0 ? -1 : memory_check(m, m->now);
+	return c->job->check ? memory_check_own(m, c->list, CHILD_VERSION) : 0;
 }
 
 /* The parent has written many versions since: this child knows the old ones. */
@@ -171,6 +170,7 @@ static int parent_write(struct cycle *c, pid_t pid)
 	struct memory *m = &c->b->memory;
 
 	(void)pid;
+	c->wrote = 1;
 	if (memory_write(m, c->list, memory_next(m)) < 0)
 		return reply_wrong(c->reply, m);
 	return let_go(c, 1);
@@ -199,18 +199,22 @@ static int parent_look(struct cycle *c, pid_t pid)
 
 static int one_child(struct cycle *c, child_fn *child, parent_fn *parent)
 {
-	double start = clock_us(), forked, reaped;
+	double start = clock_us(), forked, reaped, again;
+	struct memory *m = &c->b->memory;
 	pid_t pid = child_start(c, child);
 
 	forked = clock_us();
 	if (pid < 0 || parent(c, pid) < 0 || child_end(c, pid) < 0)
 		return -1;
 	reaped = clock_us();
-	if (memory_read(&c->b->memory, c->list) < 0)
-		return reply_wrong(c->reply, &c->b->memory);
+	if (c->wrote)
+		memory_commit(m, c->list);
+	again = clock_us();
+	if (memory_read_versions(m, c->list) < 0)
+		return reply_wrong(c->reply, m);
 	reply_add(c->reply, c->part, METRIC_FORK, forked - start);
 	reply_add(c->reply, c->part, METRIC_CHILD, reaped - start);
-	reply_add(c->reply, c->part, METRIC_CYCLE, clock_us() - start);
+	reply_add(c->reply, c->part, METRIC_CYCLE, clock_us() - again + reaped - start);
 	return 0;
 }
 
@@ -252,14 +256,7 @@ int measure_child_write(struct bench *b, const struct job *job, struct reply *re
 
 int measure_parent_write(struct bench *b, const struct job *job, struct reply *reply)
 {
-	struct cycle c = cycle_of(b, job, reply);
-
-	for (unsigned i = 0; i < job->reps; i++) {
-		if (one_child(&c, child_sleep, parent_write) < 0)
-			return -1;
-		memory_commit(&b->memory, c.list);
-	}
-	return 0;
+	return repeat(b, job, reply, child_sleep, parent_write);
 }
 
 int measure_first(struct bench *b, const struct job *job, struct reply *reply)

@@ -158,17 +158,12 @@ int memory_write(const struct memory *m, struct list list, uint16_t version)
 	return 0;
 }
 
-/* A child's own writes stand; put back what was there, for memory_check(). */
-int memory_own(const struct memory *m, struct list list, uint16_t version)
+int memory_read_versions(const struct memory *m, struct list list)
 {
-	for (size_t i = 0; i < list.count; i++) {
-		size_t page = list.page[i];
-
-		if (look(m, page, SLOT_VERSION, version) < 0)
+	for (size_t i = 0; i < list.count; i++)
+		if (look(m, list.page[i], SLOT_FIRST, 0) < 0 ||
+		    look(m, list.page[i], SLOT_VERSION, m->now[list.page[i]]) < 0)
 			return -1;
-		*slot_at(m, page, SLOT_VERSION) =
-			memory_pattern(m->seed, page, SLOT_VERSION, m->now[page]);
-	}
 	return 0;
 }
 
@@ -180,6 +175,22 @@ int memory_check(const struct memory *m, const uint16_t *versions)
 		    look(m, i, SLOT_LAST, 0) < 0)
 			return -1;
 	return 0;
+}
+
+/* For a child that has written: its own writes stand, all else is as it was.
+ * Nothing is put back, so that the parent can see what leaked. */
+int memory_check_own(const struct memory *m, struct list own, uint16_t version)
+{
+	size_t size = m->pages * sizeof(*m->now);
+	uint16_t *mine = mmap(NULL, size + 1, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (mine == MAP_FAILED)
+		return 0;
+	memcpy(mine, m->now, size);
+	for (size_t i = 0; i < own.count; i++)
+		mine[own.page[i]] = version;
+	return memory_check(m, mine);
 }
 
 /* --- versions ----------------------------------------------------------- */

@@ -25,8 +25,8 @@ static const struct argp_option options[] = {
 	  "64M,1G; review 1G)", 0 },
 	{ "engine", 'e', "LIST", 0, "Engines to compare (default all that a case is for; "
 	  "review fork-4k,store)", 0 },
-	{ "rounds", 'r', "N", 0, "Rounds of each case (default 5; 3 at most where each round "
-	  "fills memory anew)", 0 },
+	{ "rounds", 'r', "N", 0, "Rounds of each case (default 5, but 3 where a round takes "
+	  "long)", 0 },
 	{ "seed", KEY_SEED, "N", 0, "What random pages come from (default: the clock)", 0 },
 	{ "forks", KEY_FORKS, "K", 0, "Forks of the case review, 1 to 1000 (default 16)", 0 },
 	{ "quick", 'q', NULL, 0, "64M and two rounds: does it work at all?", 0 },
@@ -61,7 +61,7 @@ static const char text[] =
 
 struct parse {
 	struct options *opt;
-	int sizes_given, rounds_given, cases_given;
+	int sizes_given, cases_given;
 };
 
 /* --- values ------------------------------------------------------------- */
@@ -158,8 +158,8 @@ static void set_defaults(const struct parse *p)
 	for (int id = 0; !p->cases_given && id < CASE_COUNT; id++)
 		if (!(cases[id].flags & CASE_EXTRA))
 			plan->cases |= CASE_BIT(id);
-	if (!p->rounds_given)
-		opt->rounds = opt->quick ? 2 : 5;
+	if (!opt->rounds && opt->quick)
+		opt->rounds = 2;
 	if (p->sizes_given)
 		return;
 	plan->sizes = 0;
@@ -193,8 +193,7 @@ static error_t parse_one(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 's': p->sizes_given = 1; each_item(state, arg, &opt->plan, add_size); break;
 	case 'e': each_item(state, arg, &opt->plan, add_engine); break;
-	case 'r': p->rounds_given = 1;
-		opt->rounds = (unsigned)number(state, arg, 1, 10000, "rounds"); break;
+	case 'r': opt->rounds = (unsigned)number(state, arg, 1, 10000, "rounds"); break;
 	case 'q': opt->quick = 1; break;
 	case 'l': list_all(); break;
 	case KEY_SEED: opt->seed = number(state, arg, 0, UINT64_MAX, "seed"); break;

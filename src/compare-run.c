@@ -12,9 +12,11 @@
 
 #include "compare.h"
 
-#define BURST_US 50000.0	/* aimed at for one engine's turn */
+#define BURST_US 100000.0	/* one engine's turn takes about as long at most */
 #define BURST_MAX 10
-#define FRESH_ROUNDS 3		/* where each round fills memory anew */
+#define ROUNDS 5		/* when nobody says */
+#define FEW_ROUNDS 3		/* ... where a round takes long */
+#define SLOW_US 400000.0
 
 struct run {
 	const struct plan *plan;
@@ -24,6 +26,7 @@ struct run {
 	struct cell cell[CELLS_MAX];
 	size_t cells, at;	/* at: the cell that runs */
 	unsigned engines;	/* bits: those of the batch */
+	double slowest;		/* us of the slowest cycle of this cell */
 };
 
 #define each_worker(w, run) \
@@ -164,43 +167,42 @@ static double slowest(const struct reply *reply)
 	return us;
 }
 
-/* A turn that does not count; says how many repetitions a turn can have. */
-static unsigned warm_up(const struct run *r)
+/* A turn that does not count; it tells how often each turn can repeat. */
+static void warm_up(struct run *r)
 {
-	double us = 1;
-
 	each_worker(w, r) {
-		const struct reply *reply;
+		double us;
 
 		progress(r, engines[w->engine].name, "warms up");
-		reply = ask(r, w, OP_RUN);
-		us = slowest(reply) > us ? slowest(reply) : us;
+		us = slowest(ask(r, w, OP_RUN));
+		r->slowest = us > r->slowest ? us : r->slowest;
+		w->reps = us * BURST_MAX <= BURST_US ? BURST_MAX
+			: us < BURST_US ? (unsigned)(BURST_US / us) : 1;
 	}
-	if (us * BURST_MAX <= BURST_US)
-		return BURST_MAX;
-	return us < BURST_US ? (unsigned)(BURST_US / us) : 1;
 }
 
-static void one_round(const struct run *r, unsigned round, unsigned reps)
+static void one_round(const struct run *r, unsigned round)
 {
 	unsigned flags = cases[r->cell[r->at].id].flags;
 	struct job job = job_for(r, OP_RUN);
 	char doing[32];
 
-	job.reps = reps;
 	snprintf(doing, sizeof(doing), "round %u", round + 1);
 	each_worker(w, r) {
 		if (flags & CASE_FRESH)
 			ready(r, w, 1);
 		progress(r, engines[w->engine].name, doing);
+		job.reps = flags & CASE_BURST ? w->reps : 1;
 		gather(r, w, round, worker_ask(w, &job));
 	}
 }
 
-/* Children look at everything once; then parents do. */
+/* Children look at everything once; at the end of the case parents do. */
 static void check(const struct run *r)
 {
-	unsigned flags = cases[r->cell[r->at].id].flags;
+	const struct cell *cell = &r->cell[r->at];
+	unsigned flags = cases[cell->id].flags;
+	int last = r->at + 1 == r->cells || cell[1].id != cell->id;
 	struct job job = job_for(r, OP_RUN);
 
 	job.check = 1;
@@ -208,27 +210,32 @@ static void check(const struct run *r)
 		progress(r, engines[w->engine].name, "checks");
 		if (flags & CASE_BURST)
 			worker_ask(w, &job);
-		if (!(flags & CASE_DIRTY) && w->filled)
+		if (last && !(flags & CASE_DIRTY) && w->filled)
 			ask(r, w, OP_CHECK);
 	}
 }
 
-static void run_cell(const struct run *r)
+static unsigned rounds_of(const struct run *r)
 {
-	unsigned flags = cases[r->cell[r->at].id].flags, reps = 1;
-	unsigned rounds = r->opt->rounds;
+	if (r->opt->rounds)
+		return r->opt->rounds;
+	if (cases[r->cell[r->at].id].flags & CASE_FRESH || r->slowest > SLOW_US)
+		return FEW_ROUNDS;
+	return ROUNDS;
+}
 
-	if (flags & CASE_FRESH && rounds > FRESH_ROUNDS)
-		rounds = FRESH_ROUNDS;
+static void run_cell(struct run *r)
+{
+	unsigned flags = cases[r->cell[r->at].id].flags;
+
 	if (!(flags & CASE_FRESH))
 		each_worker(w, r)
 			ready(r, w, needs_new(r, w));
+	r->slowest = 0;
 	if (flags & (CASE_BURST | CASE_NO_MEMORY))
-		reps = warm_up(r);
-	if (!(flags & CASE_BURST))
-		reps = 1;
-	for (unsigned round = 0; round < rounds; round++)
-		one_round(r, round, reps);
+		warm_up(r);
+	for (unsigned round = 0; round < rounds_of(r); round++)
+		one_round(r, round);
 	check(r);
 }
 

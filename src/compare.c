@@ -30,7 +30,7 @@ static void close_outputs(void)
 {
 	if (json && (ferror(json) || fclose(json) != 0))
 		die(STATUS_FAILED, "--json: writing failed");
-	if (people == stdout && fclose(stdout) != 0)
+	if (people == stdout && (ferror(stdout) || fclose(stdout) != 0))
 		die(STATUS_FAILED, "writing to stdout failed");
 }
 

@@ -56,7 +56,7 @@ extern const struct engine engines[ENGINE_COUNT];
 
 enum case_id {
 	CASE_TAX, CASE_FIRST, CASE_FORK, CASE_CYCLE, CASE_VMPTE, CASE_CHILDREN,
-	CASE_CHILD_READ, CASE_CHILD_WRITE, CASE_PARENT_WRITE, CASE_OLD_CHILD,
+	CASE_OLD_CHILD, CASE_CHILD_READ, CASE_CHILD_WRITE, CASE_PARENT_WRITE,
 	CASE_REVIEW, CASE_COUNT,
 };
 
@@ -72,7 +72,7 @@ enum case_flags {
 	CASE_EXTRA = 64,	/* only when asked for by name */
 };
 
-enum order { ORDER_RANDOM, ORDER_LINEAR };
+enum order { ORDER_LINEAR, ORDER_RANDOM };
 
 /* What is measured at one size: a case, and in the matrix which pages. */
 struct cell {
@@ -174,8 +174,9 @@ struct list memory_slice(const struct memory *m, struct list list, size_t nth);
 /* Each returns 0, or -1 with *m->wrong filled. */
 int memory_read(const struct memory *m, struct list list);
 int memory_write(const struct memory *m, struct list list, uint16_t version);
-int memory_own(const struct memory *m, struct list list, uint16_t version);
+int memory_read_versions(const struct memory *m, struct list list);
 int memory_check(const struct memory *m, const uint16_t *versions);
+int memory_check_own(const struct memory *m, struct list own, uint16_t version);
 /* A new version for the parent to write, and that it has written it. */
 uint16_t memory_next(struct memory *m);
 void memory_commit(struct memory *m, struct list list);
@@ -220,6 +221,7 @@ struct worker {
 	int fd;
 	size_t filled;		/* bytes that it holds */
 	int prepared, dirty;
+	unsigned reps;		/* of the current case within a turn */
 	struct cell last;	/* that it ran */
 };
 
@@ -287,7 +289,7 @@ struct plan {
 
 struct options {
 	struct plan plan;
-	unsigned rounds, forks;
+	unsigned rounds, forks;	/* rounds 0: as many as a case can bear */
 	uint64_t seed;
 	int json, goals, quick;
 	const char *json_file, *plot_file;

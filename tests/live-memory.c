@@ -114,7 +114,6 @@ struct view {
 
 struct outcome {
 	int results[RESULTS], count;
-	size_t grown_pages;
 	struct view views[4];
 	int old_child, fresh_is_zero, done;
 };
@@ -123,6 +122,7 @@ struct outcome {
 
 static char *area, *spot, *grown;
 static size_t grown_pages;
+static size_t seen_pages = PAGES;	/* of the area; see remap() */
 static int foreign;		/* a file of the program's */
 static struct outcome *out;
 
@@ -215,7 +215,7 @@ static void look(int number)
 {
 	struct view *v = &out->views[number];
 
-	look_at(area, PAGES, v->area);
+	look_at(area, seen_pages, v->area);
 	look_at(spot, SPOT, v->spot);
 	look_at(grown, grown_pages, v->grown);
 }
@@ -236,7 +236,7 @@ static void scribble_on(char *base, size_t from, size_t pages, unsigned seed, in
 
 static void scribble(unsigned seed)
 {
-	scribble_on(area, 0, PAGES, seed, 3);
+	scribble_on(area, 0, seen_pages, seed, 3);
 	scribble_on(spot, 0, SPOT, seed, 3);
 	scribble_on(grown, 0, grown_pages, seed, 3);
 }
@@ -273,12 +273,11 @@ static void remap(const char *call, size_t at, size_t n, size_t to, int flags)
 	result(p == MAP_FAILED ? -1 : 0);
 	if (*call != 'g' || p == MAP_FAILED)
 		return;
-	/* it may move or stay, also on plain memory: make both look alike */
+	/* it may move (also into what the area gave up) or stay, on plain memory
+	 * too: look at the area only up to there */
 	grown = p;
-	grown_pages = out->grown_pages = to;
-	for (size_t i = 0; i < n; i++)
-		if (p == (void *)from)
-			area = NULL;
+	grown_pages = to;
+	seen_pages = at;
 }
 
 static void step(const char *text)
@@ -310,4 +309,218 @@ static void step(const char *text)
 		remap(call, at, n, to, 0);
 	else
 		remap(call, at, n, to, *call == 'r' ? atoi(strrchr(text, ' ')) : 0);
+}
+
+static void run_script(const char *script)
+{
+	char text[256], *save = NULL;
+
+	snprintf(text, sizeof(text), "%s", script);
+	for (char *s = strtok_r(text, ";", &save); s; s = strtok_r(NULL, ";", &save))
+		step(s);
+}
+
+/* --- kinds of memory ---------------------------------------------------- */
+
+static char *plain_at(uintptr_t at, size_t pages, int prot)
+{
+	/* low addresses: nothing else is ever put next to them */
+	void *p = mmap((void *)at, pages * PAGE, prot, MAP_PRIVATE | MAP_ANONYMOUS |
+		       MAP_FIXED_NOREPLACE, -1, 0);
+
+	ck_assert_ptr_eq(p, (void *)at);
+	return p;
+}
+
+static int thaw(void)
+{
+	int thawed = 0;
+
+	process_lock();
+	if (thaw_allowed())
+		thawed = thaw_all();
+	process_unlock();
+	return thawed;
+}
+
+static void make_area(enum kind kind)
+{
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER };
+
+	ck_assert_int_eq(cow_options_set(&o), 0);
+	foreign = memfd_create("program", MFD_CLOEXEC);
+	ck_assert_int_eq(ftruncate(foreign, (off_t)(PAGES * PAGE)), 0);
+	spot = plain_at((uintptr_t)3 << 36, SPOT, PROT_NONE);
+	area = kind == PLAIN ? plain_at((uintptr_t)1 << 37, PAGES, 3)
+			     : region(PAGES * PAGE);
+	fill(area, PAGES * PAGE, kind == THAWED ? 9 : 1);
+	if (kind != PLAIN && kind != OWNED)
+		ck_assert_int_eq(cow_prepare(), 0);
+	if (kind == THAWED) {
+		fill(area, PAGES * PAGE, 1);
+		ck_assert_int_eq(thaw(), 1);
+	}
+	if (kind != INHERITED)
+		ck_assert_int_eq(cow_region_state(area),
+				 kind == PLAIN ? COW_STATE_NATIVE :
+				 kind == OWNED || kind == THAWED ? COW_STATE_OWNED :
+				 COW_STATE_FROZEN);
+}
+
+static int area_is_filled(void *arg)
+{
+	(void)arg;
+	return !is_filled(area, PAGES * PAGE, 1);
+}
+
+static int all_fresh_is_zero(void)
+{
+	static const size_t pages[] = { 1, 16, PAGES, 600 };
+	int good = 1;
+
+	for (int i = 0; i < COUNT(pages); i++) {
+		char *p = cow_mmap(NULL, pages[i] * PAGE, 3,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		ck_assert_ptr_ne(p, MAP_FAILED);
+		good &= is_zero(p, pages[i] * PAGE);
+		fill(p, pages[i] * PAGE, 5);
+	}
+	return good;
+}
+
+/* The script, then everybody writes and looks. */
+static void play(enum kind kind, const char *script)
+{
+	run_script(script);
+	look(0);
+	fork_and_check(1);
+	scribble(8);
+	fork_and_check(0);
+	look(2);
+	if (kind != WATCHED)
+		thaw();
+	ck_assert_int_eq(cow_prepare(), 0);
+	scribble(9);
+	fork_and_check(0);
+	look(3);
+	if (area)
+		ck_assert_int_eq(cow_munmap(area, PAGES * PAGE), 0);
+	if (grown)
+		ck_assert_int_eq(cow_munmap(grown, grown_pages * PAGE), 0);
+	out->fresh_is_zero = all_fresh_is_zero();
+	out->done = 1;
+}
+
+struct run {
+	enum kind kind;
+	const char *script;
+};
+
+static int run(void *arg)
+{
+	const struct run *r = arg;
+	struct reader old = { .pid = -1 };
+	pid_t pid;
+
+	make_area(r->kind);
+	if (r->kind == WATCHED)
+		old = reader_start(area_is_filled, NULL);
+	if (r->kind == INHERITED) {
+		pid = cow_fork();
+		if (pid)
+			return wait_for(pid);
+	}
+	play(r->kind, r->script);
+	if (r->kind == WATCHED)
+		out->old_child = reader_ask(&old) || reader_end(&old);
+	return 0;
+}
+
+/* --- comparing ---------------------------------------------------------- */
+
+static int differ(const char *what, int view, const struct page *a,
+		  const struct page *b, size_t pages)
+{
+	for (size_t i = 0; i < pages; i++) {
+		if (!memcmp(a[i].perms, b[i].perms, 4) && a[i].sum == b[i].sum)
+			continue;
+		fprintf(stderr, "  view %d: page %zu of %s is %s, %s contents as on "
+			"plain memory, where it is %s\n", view, i, what, b[i].perms,
+			a[i].sum == b[i].sum ? "same" : "not the", a[i].perms);
+		return 1;
+	}
+	return 0;
+}
+
+static int compare(const struct outcome *a, const struct outcome *b)
+{
+	int bad = !b->done || b->old_child || !b->fresh_is_zero || a->count != b->count;
+
+	if (bad)
+		fprintf(stderr, "  done %d, old child %s, fresh memory %s\n", b->done,
+			b->old_child ? "WRONG" : "right",
+			b->fresh_is_zero ? "zero" : "NOT ZERO");
+	for (int i = 0; i < a->count && i < b->count; i++)
+		if (a->results[i] != b->results[i]) {
+			fprintf(stderr, "  call %d: errno %d, plain memory %d\n", i + 1,
+				b->results[i], a->results[i]);
+			bad = 1;
+		}
+	for (int i = 0; i < 4; i++) {
+		const struct view *v = &a->views[i], *w = &b->views[i];
+
+		bad |= differ("area", i, v->area, w->area, PAGES) ||
+		       differ("target", i, v->spot, w->spot, SPOT) ||
+		       differ("grown", i, v->grown, w->grown, SPOT);
+	}
+	return bad;
+}
+
+static struct outcome *outcome_of(enum kind kind, const char *script)
+{
+	struct run r = { kind, script };
+	int status;
+
+	out = mmap(NULL, sizeof(*out), PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ck_assert_ptr_ne(out, MAP_FAILED);
+	status = in_child(run, &r);
+	if (status)
+		fprintf(stderr, "  %s: ended with status %d\n", kind_names[kind], status);
+	return out;
+}
+
+START_TEST(script)
+{
+	const struct outcome *plain = outcome_of(PLAIN, scripts[_i]);
+	int bad = 0;
+
+	ck_assert(plain->done && plain->fresh_is_zero);
+	for (int kind = OWNED; kind < KINDS; kind++)
+		if (compare(plain, outcome_of((enum kind)kind, scripts[_i]))) {
+			fprintf(stderr, "%s: \"%s\" is not as on plain memory\n",
+				kind_names[kind], scripts[_i]);
+			bad++;
+		}
+	ck_assert_msg(!bad, "script %d, \"%s\": wrong on %d kinds of memory", _i,
+		      scripts[_i], bad);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("live-memory");
+	TCase *tc = tcase_create("scripts");
+	SRunner *runner;
+	int failed;
+
+	tcase_set_timeout(tc, 300);
+	tcase_add_loop_test(tc, script, 0, COUNT(scripts));
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed != 0;
 }

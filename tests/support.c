@@ -150,7 +150,8 @@ struct reader reader_start(child_fn *fn, void *arg)
 	if (r.pid == 0) {
 		close(ask[1]);
 		close(answer[0]);
-		while (read(ask[0], &c, 1) == 1) {
+		/* later readers inherit our ends: so an end of file is no sign */
+		while (read(ask[0], &c, 1) == 1 && c != 'q') {
 			c = fn ? (char)fn(arg) : 0;
 			if (write(answer[1], &c, 1) != 1)
 				_exit(1);
@@ -175,9 +176,12 @@ int reader_ask(const struct reader *r)
 
 int reader_end(const struct reader *r)
 {
+	const char quit = 'q';
+	ssize_t n = write(r->ask, &quit, 1);
+
 	close(r->ask);
 	close(r->answer);
-	return wait_for(r->pid);
+	return n == 1 ? wait_for(r->pid) : 127;
 }
 
 /* --- the kernel's side -------------------------------------------------- */
