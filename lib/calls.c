@@ -16,6 +16,7 @@
 #include "memory.h"
 #include "options.h"
 #include "process.h"
+#include "region.h"
 #include "sys.h"
 
 static int posix_result(int ret)
@@ -234,14 +235,22 @@ void *cow_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 
 static int native_munmap(uintptr_t start, size_t len, int value)
 {
+	int ret = sys_munmap(start, len);
+
 	(void)value;
-	return sys_munmap(start, len);
+	if (ret == 0)
+		region_cut(start, start + len);
+	return ret;
 }
 
 static int managed_munmap(struct store *s, uintptr_t start, uintptr_t end, int value)
 {
+	int ret = memory_unmap(s, start, end);
+
 	(void)value;
-	return memory_unmap(s, start, end);
+	if (ret == 0)
+		region_cut(start, end);
+	return ret;
 }
 
 int cow_munmap(void *addr, size_t len)
@@ -249,7 +258,8 @@ int cow_munmap(void *addr, size_t len)
 	const struct call call = { native_munmap, managed_munmap, 0, 0 };
 	uintptr_t start = (uintptr_t)addr;
 
-	if (!in_window(start, whole_pages(len)))
+	if (!in_window(start, whole_pages(len)) &&
+	    !(region_total() && proper(start, whole_pages(len))))
 		return posix_result(sys_munmap(start, len));
 	return locked_over_range(&call, start, whole_pages(len));
 }

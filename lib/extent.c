@@ -127,6 +127,8 @@ struct extent extents_piece(const struct extents *set, uintptr_t addr,
 {
 	struct extent piece = set->at[extents_find(set, addr)];
 
+	if (piece.end <= addr)	/* the window was shortened meanwhile */
+		piece = (struct extent){ .state = EXTENT_FREE, .end = end };
 	piece.start = addr;
 	if (piece.end > end)
 		piece.end = end;

@@ -14,6 +14,7 @@
 #include "freeze.h"
 #include "memory.h"
 #include "process.h"
+#include "region.h"
 #include "sys.h"
 
 struct move {
@@ -98,6 +99,8 @@ static long move_away(const struct move *m)
 		ret |= memory_zero(m->s, m->addr, m->addr + m->old_len);
 	else
 		ret |= memory_unmap(m->s, m->addr, m->addr + m->old_len);
+	if (!(m->flags & MREMAP_DONTUNMAP))
+		region_cut(m->addr, m->addr + m->old_len);
 	/* the contents are at the target whatever happened to the rest */
 	return target;
 }
@@ -132,6 +135,8 @@ static long move_native(const struct move *m)
 	if (!(m->flags & MREMAP_DONTUNMAP) &&
 	    memory_unmap(m->s, m->addr, m->addr + m->old_len) < 0)
 		return -ENOMEM;
+	if (!(m->flags & MREMAP_DONTUNMAP))
+		region_cut(m->addr, m->addr + m->old_len);
 	return ret;
 }
 
@@ -166,7 +171,10 @@ static long remap_ours(const struct move *m)
 	if (!move && m->new_len <= m->old_len) {
 		ret = m->new_len == m->old_len ? 0 :
 			memory_unmap(m->s, m->addr + m->new_len, m->addr + m->old_len);
-		return ret < 0 ? ret : (long)m->addr;
+		if (ret < 0)
+			return ret;
+		region_cut(m->addr + m->new_len, m->addr + m->old_len);
+		return (long)m->addr;
 	}
 	if (!move && grow_in_place(m) == 0)
 		return (long)m->addr;

@@ -1,6 +1,7 @@
 /*
- * Regions for direct callers: a table of what cow_region_create() handed out,
- * sorted by address, so that a base can be told from any other address.
+ * Regions for direct callers: a table of what cow_region_create() handed out and
+ * what is left of it, sorted by address. munmap can cut a region; its pieces keep
+ * the address it was created with, which is what destroys them all.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -16,8 +17,9 @@
 #define REGION_MAX 65536	/* more than vm.max_map_count allows */
 
 struct region {
-	uintptr_t base;
-	size_t size;
+	uintptr_t base, end;
+	uintptr_t name;		/* what cow_region_create() returned; 0: nobody can
+				 * destroy it, since its name was given again */
 };
 
 static struct region *regions;	/* address space for all, mapped when needed */
@@ -53,12 +55,12 @@ static size_t position(uintptr_t base)
 	return lo;
 }
 
-static void insert(uintptr_t base, size_t size)
+static void insert(uintptr_t base, uintptr_t end, uintptr_t name)
 {
 	size_t i = position(base);
 
 	memmove(&regions[i + 1], &regions[i], (region_count - i) * sizeof(*regions));
-	regions[i] = (struct region){ base, size };
+	regions[i] = (struct region){ base, end, name };
 	region_count++;
 }
 
@@ -66,6 +68,34 @@ static void erase(size_t i)
 {
 	region_count--;
 	memmove(&regions[i], &regions[i + 1], (region_count - i) * sizeof(*regions));
+}
+
+/* Cut [start, end) out of piece i. Returns 1 when nothing is left of it. */
+static int cut(size_t i, uintptr_t start, uintptr_t end)
+{
+	struct region r = regions[i];
+
+	if (start <= r.base && end >= r.end) {
+		erase(i);
+		return 1;
+	}
+	if (start <= r.base) {
+		regions[i].base = end;
+	} else {
+		regions[i].end = start;
+		if (end < r.end && region_count < REGION_MAX)
+			insert(end, r.end, r.name);
+	}
+	return 0;
+}
+
+void region_cut(uintptr_t start, uintptr_t end)
+{
+	size_t i = position(start);
+
+	i -= i > 0 && regions[i - 1].end > start;
+	while (i < region_count && regions[i].base < end)
+		i += !cut(i, start, end);
 }
 
 /* Plain anonymous memory at a multiple of align. */
@@ -107,7 +137,10 @@ static int create(size_t size, size_t align, uintptr_t *ret_base)
 			return -ENOMEM;
 		*ret_base = (uintptr_t)p;
 	}
-	insert(*ret_base, size);
+	for (size_t i = 0; i < region_count; i++)
+		if (regions[i].name == *ret_base)
+			regions[i].name = 0;
+	insert(*ret_base, *ret_base + size, *ret_base);
 	return 0;
 }
 
@@ -130,22 +163,28 @@ int cow_region_create(size_t size, size_t align, void **ret_addr)
 	return ret;
 }
 
-static int destroy(uintptr_t base)
+static int unmap(uintptr_t start, uintptr_t end)
 {
-	size_t i = position(base);
-	struct store *s;
-	int ret;
+	struct store *s = process_store_at(start, end - start);
 
-	if (i == region_count || regions[i].base != base)
-		return -EINVAL;
-	s = process_store_at(base, regions[i].size);
-	if (s)
-		ret = memory_unmap(s, base, base + regions[i].size);
-	else
-		ret = sys_munmap(base, regions[i].size);
-	if (ret == 0)
+	return s ? memory_unmap(s, start, end) : sys_munmap(start, end - start);
+}
+
+static int destroy(uintptr_t name)
+{
+	int ret = -EINVAL;
+
+	for (size_t i = 0; name && i < region_count;) {
+		if (regions[i].name != name) {
+			i++;
+			continue;
+		}
+		if (unmap(regions[i].base, regions[i].end) < 0)
+			return -ENOMEM;
 		erase(i);
-	return ret < 0 ? -ENOMEM : 0;
+		ret = 0;
+	}
+	return ret;
 }
 
 int cow_region_destroy(void *addr)

@@ -7,8 +7,12 @@
 #define COWFORK_REGION_H
 
 #include <stddef.h>
+#include <stdint.h>
 
-/* How many are alive. The process lock is held. */
+/* How many pieces of regions there are. May be read without the lock. */
 size_t region_total(void);
+
+/* The program unmapped [start, end). The process lock is held. */
+void region_cut(uintptr_t start, uintptr_t end);
 
 #endif

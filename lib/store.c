@@ -220,8 +220,7 @@ static int map_file(struct store *s, int fd)
 	s->ino = st.st_ino;
 	s->base = map_range(reserve_window(s->size), s->size, PROT_NONE, MAP_SHARED, fd);
 	s->shadow = map_range(reserve(s->size), s->size, PROT_NONE, MAP_SHARED, fd);
-	s->template = map_range(reserve(s->size), s->size, PROT_READ | PROT_WRITE,
-				MAP_PRIVATE, fd);
+	s->template = map_range(reserve(s->size), s->size, PROT_NONE, MAP_PRIVATE, fd);
 	return s->base && s->shadow && s->template ? 0 : -ENOMEM;
 }
 
@@ -424,20 +423,20 @@ int store_punch(struct store *s, uintptr_t start, size_t len)
 	return sys_madvise(store_alias(s, start), len, MADV_REMOVE);
 }
 
-/* The template piece gets the protection before it moves, so that there is no
- * instant in which a guard page could be touched. */
+/* At rest the template is inaccessible and unlocked, so that no mlockall(2), not
+ * even one made behind our back, fills it: it would show what it was filled with
+ * ever after. The piece gets the extent's protection before it moves, so that
+ * there is no instant in which a guard page could be touched. */
 static int cover(struct store *s, uintptr_t start, size_t len, int prot)
 {
-	const int rw = PROT_READ | PROT_WRITE;
 	uintptr_t piece = start - s->base + s->template;
-	long ret = 0;
+	long ret;
 
-	if (prot != rw)
-		ret = sys_mprotect(piece, len, prot);
+	sys_munlock(piece, len);
+	ret = sys_mprotect(piece, len, prot);
 	if (ret == 0)
 		ret = sys_mremap(piece, len, len, MOVE_STAY, start);
-	if (prot != rw)
-		sys_mprotect(piece, len, rw);
+	sys_mprotect(piece, len, PROT_NONE);
 	return sys_failed(ret) ? (int)ret : 0;
 }
 

@@ -6,7 +6,8 @@
  *   window    where the program's memory is. Shared PROT_NONE where FREE,
  *             shared and readable where OWNED, private where FROZEN.
  *   shadow    shared. Page tables parked by a freeze; holes are punched here.
- *   template  private, never touched: a piece of it is laid over the window.
+ *   template  private, PROT_NONE, never touched: a piece of it is laid over the
+ *             window.
  *
  * None of the three is ever seen by a child (MADV_DONTFORK), except for the
  * FROZEN parts of the window. This file makes single steps; which steps, when

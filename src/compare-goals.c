@@ -128,7 +128,7 @@ static struct measured ratio(const struct row *over, const struct row *under,
 	return m;
 }
 
-static struct measured value(const struct row *row, enum metric metric)
+static struct measured value_of(const struct row *row, enum metric metric)
 {
 	struct row r = *row;
 	struct series *s = &r.series[metric];
@@ -184,17 +184,28 @@ static const char *goal_detail(const struct goal *g, const struct row *row, char
 	return buf;
 }
 
+/* Three digits, never an exponent. */
+static const char *number(double value, char *buf, size_t size)
+{
+	int digits = !(value < 100) ? 0 : value < 10 ? value < 1 ? 3 : 2 : 1;
+
+	snprintf(buf, size, "%.*f", digits, value);
+	return buf;
+}
+
 static void print_one(const struct goal *g, const struct row *row, struct measured m,
 		      FILE *to)
 {
 	int met = g->bound == AT_MOST ? m.value <= g->target : m.value >= g->target;
 	const char *on = !colour(to) ? "" : met ? "\033[32m" : "\033[31m";
-	char size[32], detail[64], spread[64];
+	char size[32], detail[64], spread[80], value[32], low[32], high[32];
 
-	snprintf(spread, sizeof(spread), "%.3g..%.3g", m.low, m.high);
-	fprintf(to, "%-38s %5s %-13s %8.3g %17s   %s %-5g %s%s%s\n", g->what,
+	snprintf(spread, sizeof(spread), "%s..%s", number(m.low, low, sizeof(low)),
+		 number(m.high, high, sizeof(high)));
+	fprintf(to, "%-38s %5s %-13s %8s %17s   %s %-5g %s%s%s\n", g->what,
 		size_string(row->size, size, sizeof(size)),
-		goal_detail(g, row, detail, sizeof(detail)), m.value, spread,
+		goal_detail(g, row, detail, sizeof(detail)),
+		number(m.value, value, sizeof(value)), spread,
 		g->bound == AT_MOST ? "at most " : "at least", g->target, on,
 		met ? "ok" : "missed", *on ? "\033[0m" : "");
 }
@@ -221,7 +232,7 @@ static int print_goal(const struct rows *rows, const struct goal *g, int first, 
 			continue;
 		if (first && !n++)
 			head(to);
-		print_one(g, row, g->kind == KIND_VALUE ? value(row, g->metric)
+		print_one(g, row, g->kind == KIND_VALUE ? value_of(row, g->metric)
 			  : ratio(row, under, g->metric), to);
 	}
 	return n;

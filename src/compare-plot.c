@@ -21,14 +21,10 @@ extern char **environ;
 static const char script[] =
 	"set terminal svg size 760,480 background rgb 'white' font 'sans-serif,13'\n"
 	"set logscale xy\n"
-	"set format x '%.0b %BB'\n"
-	"set format y '%g'\n"
 	"set xlabel 'memory'\n"
 	"set ylabel 'fork latency, us (median, p10 to p90)'\n"
-	"set xtics 2\n"
 	"set grid\n"
-	"set key left top\n"
-	"set offsets graph 0.02, graph 0.02, 0, 0\n";
+	"set key left top\n";
 
 static const char *const colours[ENGINE_COUNT] = {
 	"#888888", "#d62728", "#ff7f0e", "#1f77b4", "#2ca02c",
@@ -102,18 +98,37 @@ static int data(const struct rows *rows, int engine, FILE *to)
 	return n;
 }
 
+/* A tic at each size that was run. */
+static void tics(const struct rows *rows, FILE *to)
+{
+	size_t size = 0, first = 0;
+	char text[32];
+
+	for (size_t i = 0; i < rows->n; i++) {
+		if (rows->row[i].cell.id != CASE_FORK || rows->row[i].size == size)
+			continue;
+		size = rows->row[i].size;
+		fprintf(to, "%s '%s' %zu", first ? "," : "set xtics (",
+			size_string(size, text, sizeof(text)), size);
+		first = first ? first : size;
+	}
+	fprintf(to, ")\nset xrange [%f:%f]\n", (double)first / 1.5, (double)size * 1.5);
+}
+
 static void draw(const struct rows *rows, FILE *to)
 {
 	int drawn[ENGINE_COUNT], any = 0;
 
 	fputs(script, to);
+	tics(rows, to);
 	for (int id = 0; id < ENGINE_COUNT; id++)
 		drawn[id] = data(rows, id, to);
 	for (int id = 0; id < ENGINE_COUNT; id++)
 		if (drawn[id])
-			fprintf(to, "%s $data%d using 1:2:3:4 with yerrorlines lw 2 pt 7 ps 0.6 "
-				"lc rgb '%s' title '%s'", any++ ? "," : "plot", id,
-				colours[id], engines[id].name);
+			fprintf(to, "%s $data%d using 1:2:3:4 with yerrorbars lw 1 pt 7 ps 0.6 "
+				"lc rgb '%s' notitle, '' using 1:2 with linespoints lw 2 pt 7 "
+				"ps 0.6 lc rgb '%s' title '%s'", any++ ? "," : "plot", id,
+				colours[id], colours[id], engines[id].name);
 	fputs("\n", to);
 }
 

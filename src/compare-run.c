@@ -288,7 +288,7 @@ static void run_size(struct run *r)
 			run_batch(r, ENGINES_ALL, from, to);
 			continue;
 		}
-		warn("%s: cases %s to %s: one engine's memory at a time",
+		warn("%s, from case %s to %s: one engine's memory at a time",
 		     size_string(r->size, size, sizeof(size)),
 		     cases[r->cell[from].id].name, cases[r->cell[to - 1].id].name);
 		one_at_a_time(r, from, to);

@@ -108,7 +108,7 @@ int wait_for(pid_t pid)
 
 	if (pid < 0)
 		return 126;
-	for (int i = 0; i < 60000; i++) {
+	for (int i = 0; i < 30000; i++) {
 		pid_t got = waitpid(pid, &status, WNOHANG);
 
 		if (got < 0 && errno != EINTR)
@@ -267,8 +267,8 @@ long minor_faults(void)
 	return getrusage(RUSAGE_SELF, &usage) < 0 ? -1 : usage.ru_minflt;
 }
 
-/* key shmid perms size cpid lpid nattch ...; lines of /proc/sysvipc/shm */
-int shm_segments(void)
+/* key shmid perms size cpid lpid nattch ...: a line of /proc/sysvipc/shm */
+int shm_segments(pid_t creator)
 {
 	char *text = read_file("/proc/sysvipc/shm");
 	int count = 0, cpid;
@@ -277,6 +277,6 @@ int shm_segments(void)
 		return -1;
 	for (char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n'))
 		if (sscanf(line + 1, "%*d %*d %*o %*u %d", &cpid) == 1)
-			count += cpid == (int)getpid();
+			count += cpid == (int)creator;
 	return count;
 }

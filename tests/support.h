@@ -42,7 +42,7 @@ int is_zero(const void *area, size_t len);
 struct cow_stats stats(void);
 
 /* Run fn in a forked child and wait. Its result (0 to 125), 128 + the signal
- * that ended it, or 126 when it had to be killed after a minute. */
+ * that ended it, or 126 when it had to be killed after half a minute. */
 typedef int child_fn(void *arg);
 int in_child(child_fn *fn, void *arg);
 int wait_for(pid_t pid);
@@ -63,7 +63,7 @@ int store_descriptors(void);		/* in /proc/self/fd */
 long status_kib(const char *field);	/* "VmPTE" */
 long rollup_kib(const char *field);	/* "Pss", of smaps_rollup */
 long minor_faults(void);
-int shm_segments(void);			/* created by this process */
+int shm_segments(pid_t creator);	/* of System V, in the whole system */
 
 /* Raw fork: no atfork handler sees it. */
 pid_t raw_fork(void);
