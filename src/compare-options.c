@@ -16,7 +16,6 @@
 #define GIB ((size_t)1 << 30)
 #define MIB ((size_t)1 << 20)
 
-__attribute__((visibility("default")))	/* libc reads it */
 const char *argp_program_version = "cowfork-compare " COW_VERSION;
 
 enum key { KEY_SEED = 0x100, KEY_JSON, KEY_PLOT, KEY_LIST, KEY_GOALS, KEY_FORKS };

@@ -78,6 +78,15 @@ void rows_sort(struct rows *rows)
 		qsort(rows->row, rows->n, sizeof(*rows->row), compare_rows);
 }
 
+void rows_free(struct rows *rows)
+{
+	for (size_t i = 0; i < rows->n; i++)
+		for (int metric = 0; metric < METRIC_COUNT; metric++)
+			free(rows->row[i].series[metric].v);
+	free(rows->row);
+	*rows = (struct rows){ 0 };
+}
+
 struct series *row_headline(const struct row *row)
 {
 	const struct series *s = &row->series[METRIC_FORK];

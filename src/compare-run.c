@@ -13,7 +13,7 @@
 #include "compare.h"
 
 #define BURST_US 100000.0	/* one engine's turn takes about as long at most */
-#define BURST_MAX 10
+#define BURST_MAX 50
 #define ROUNDS 5		/* when nobody says */
 #define FEW_ROUNDS 3		/* ... where a round takes long */
 #define SLOW_US 400000.0

@@ -73,5 +73,6 @@ int main(int argc, char **argv)
 	if (opt.plot_file)
 		plot_write(&rows, opt.plot_file);
 	close_outputs();
+	rows_free(&rows);
 	return STATUS_OK;
 }

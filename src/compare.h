@@ -268,6 +268,7 @@ struct rows {
 
 void rows_add(struct rows *rows, const struct row *key, enum metric metric,
 	      unsigned round, double value);
+void rows_free(struct rows *rows);
 void rows_sort(struct rows *rows);
 const struct row *rows_find(const struct rows *rows, const struct row *key);
 double series_quantile(struct series *s, double q);

@@ -20,7 +20,6 @@
 
 #define PRELOAD "libcowfork-preload.so"
 
-__attribute__((visibility("default")))	/* libc reads it */
 const char *argp_program_version = "cowfork-run " COW_VERSION;
 
 enum { OPT_STATS = 256, OPT_EXPLAIN, OPT_MIN_SIZE, OPT_ENGINE, OPT_HUGE, OPT_LOG };
