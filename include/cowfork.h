@@ -210,7 +210,8 @@ const char *cow_reason_string(enum cow_reason reason);
 struct cow_stats {
 	size_t size;
 
-	uint64_t forks;			/* children made, however */
+	uint64_t forks;			/* children made, however (a plain fork()
+					 * that the kernel refused counts too) */
 	uint64_t forks_native;		/* ... nothing was managed */
 	uint64_t forks_frozen;		/* ... everything was frozen already */
 	uint64_t forks_freeze;		/* ... something was frozen for it */

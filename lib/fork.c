@@ -44,6 +44,7 @@
 #define GUESS_NS_PER_PAGE 30u		/* copying the entry of a native page */
 
 static __thread int refused;	/* this thread's last fork */
+static __thread enum made counted;	/* ... and how it was counted */
 static int must_die;		/* the fork under way must not happen */
 
 /* --- refresh ------------------------------------------------------------ */
@@ -74,11 +75,18 @@ static uint64_t refresh_cost(void)
 	       pages * REFRESH_NS_PER_PAGE;
 }
 
-static void refresh(struct meter *m)
+/* -ENOMEM: what was thawed could not be frozen again, so no fork may follow. */
+static int refresh(struct meter *m)
 {
 	uint64_t start = sys_now_ns();
+	int thawed = thaw_all();
+	int ret = freeze_all();	/* also what a thaw left half-way */
 
-	if (thaw_all() && freeze_all() >= 0) {
+	if (ret < 0) {
+		process.life->stats.forks_refused++;
+		return ret;
+	}
+	if (thawed) {
 		process.life->made = MADE_REFRESH;
 		process.life->flat = 1;
 	}
@@ -86,16 +94,17 @@ static void refresh(struct meter *m)
 		 (unsigned long long)m->excess / 1000,
 		 (unsigned long long)(sys_now_ns() - start) / 1000);
 	m->excess = m->retry_at = m->last = 0;
+	return 0;
 }
 
-static void maybe_refresh(struct meter *m)
+static int maybe_refresh(struct meter *m)
 {
 	if (!m->excess || m->excess < m->retry_at)
-		return;
+		return 0;
 	if (m->excess >= refresh_cost() && thaw_allowed())
-		refresh(m);
-	else
-		m->retry_at = m->excess + m->excess / 4;
+		return refresh(m);
+	m->retry_at = m->excess + m->excess / 4;
+	return 0;
 }
 
 /* --- collapse ----------------------------------------------------------- */
@@ -152,7 +161,6 @@ static int make_ready(void)
 		life->stats.forks_refused++;
 		return ret;
 	}
-	life->flat = ret > 0;
 	life->frozen_ahead |= ret > 0;
 	if (life->frozen_ahead)
 		life->made = MADE_FREEZE;
@@ -174,9 +182,9 @@ static int enter(void)
 	if (ret < 0)
 		return ret;
 	freeze_reap();
-	maybe_refresh(&process.life->meter);
+	ret = maybe_refresh(&process.life->meter);
 	process.life->meter.before = sys_now_ns();
-	return 0;
+	return ret;
 }
 
 /* What a flat fork may cost before one was seen: a small process, and the page
@@ -210,6 +218,8 @@ static void count_fork(struct life *life)
 	struct cow_stats *st = &life->stats;
 	uint64_t ns = sys_now_ns() - life->meter.before, excess;
 
+	if (counted != life->made)
+		counted = life->made;
 	st->forks++;
 	st->forks_native += life->made == MADE_NATIVE;
 	st->forks_frozen += life->made == MADE_FROZEN;
@@ -224,6 +234,7 @@ static void count_fork(struct life *life)
 	if (life->made == MADE_NATIVE)
 		return;
 	excess = read_meter(&life->meter, ns, life->flat);
+	life->flat = 0;
 	life->meter.excess += excess;
 	maybe_collapse(&life->meter, excess);
 }
@@ -299,6 +310,23 @@ void cow_fork_child(void)
 	child();
 }
 
+/* The handlers cannot know that the kernel made no child. */
+static void take_back(void)
+{
+	struct cow_stats *st = &process.life->stats;
+	int error = errno;
+
+	process_lock();
+	st->forks--;
+	st->forks_native -= counted == MADE_NATIVE;
+	st->forks_frozen -= counted == MADE_FROZEN;
+	st->forks_freeze -= counted == MADE_FREEZE;
+	st->forks_refresh -= counted == MADE_REFRESH;
+	st->generation_forks -= st->generation_forks > 0;
+	process_unlock();
+	errno = error;
+}
+
 pid_t cow_fork(void)
 {
 	pid_t pid;
@@ -309,6 +337,8 @@ pid_t cow_fork(void)
 		return -1;
 	}
 	pid = fork();
+	if (pid < 0)
+		take_back();
 	if (pid > 0 && refused) {
 		waitpid(pid, NULL, 0);
 		errno = ENOMEM;

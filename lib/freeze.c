@@ -231,12 +231,17 @@ static int thaw_extent(struct store *s, const struct extent *e)
 
 static int thaw_store(struct store *s)
 {
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
 	int thawed = 0;
 
 	if (verify(s) < 0 || freeze_reserve(s) < 0)
 		return 0;
 	extents_each(e, &s->extents, s->base, s->base + s->size) {
 		if (e.state != EXTENT_FROZEN)
+			continue;
+		/* a stack of the program's making (coroutines), and ours now:
+		 * what runs here writes to it while it is copied */
+		if (here >= e.start && here < e.end)
 			continue;
 		s->owns = 1;
 		if (thaw_extent(s, &e) == 0)
@@ -272,15 +277,19 @@ int thaw_all(void)
 
 static void reap_store(struct store *s)
 {
+	int left = 0;
+
 	extents_each(e, &s->extents, s->base, s->base + s->size) {
-		if (!(e.flags & EXTENT_STALE) || !store_have_room(s))
+		if (!(e.flags & EXTENT_STALE))
 			continue;
-		if (store_punch(s, e.start, e.end - e.start) == 0)
+		left |= !store_have_room(s) ||
+			store_punch(s, e.start, e.end - e.start) < 0;
+		if (!left)
 			extents_set(&s->extents, e.start, e.end,
 				    (enum extent_state)e.state, e.prot,
 				    e.flags & ~EXTENT_STALE);
 	}
-	s->stale = 0;
+	s->stale = left;
 }
 
 void freeze_reap(void)

@@ -58,6 +58,12 @@ static void make_segment(struct lease *l)
 	struct shmid_ds ds;
 	void *p = (void *)-1;
 
+	/* where a filter refuses shmctl, a segment could not be removed again */
+	l->id = -1;
+	if (shmctl(-1, IPC_RMID, NULL) == 0 || errno != EINVAL) {
+		errno = before;
+		return;
+	}
 	l->id = shmget(IPC_PRIVATE, sys_page_size(), IPC_CREAT | 0400);
 	if (l->id >= 0) {
 		p = shmat(l->id, NULL, SHM_RDONLY);

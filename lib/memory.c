@@ -69,8 +69,10 @@ int memory_place(size_t size, size_t align, uintptr_t *ret_addr)
 /* OWNED memory was never seen by a descendant: its bytes can go at once. */
 static int unmap_owned(struct store *s, const struct extent *e)
 {
-	int ret = store_decommit(s, e->start, e->end - e->start), stale;
+	int ret = spare_hold(&s->spare, 2 * s->extents.count + 20), stale;
 
+	if (ret == 0)
+		ret = store_decommit(s, e->start, e->end - e->start);
 	if (ret < 0)
 		return ret;
 	/* refused (a filter?): try again later, and do not use it again till then */

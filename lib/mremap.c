@@ -219,6 +219,9 @@ static long remap_from_window(struct move *m)
 		return ret;
 	if (m->addr < m->s->base || end > m->s->base + m->s->size)
 		return -EFAULT;
+	/* shrinking is an munmap, and crosses mappings as one does */
+	if (!(m->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) && m->new_len < m->old_len)
+		return remap_ours(m);
 	ret = find_source(m);
 	return ret < 0 ? ret : remap_ours(m);
 }

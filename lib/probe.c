@@ -80,8 +80,8 @@ int cow_facilities(struct cow_facilities *fac)
 	f.memfd = has_memfd();
 	f.remap = store_kernel_can();
 	f.collapse = has_collapse();
-	f.maps = readable("/proc/self/maps");
-	f.pagemap = readable("/proc/self/pagemap");
+	f.maps = readable("/proc/thread-self/maps");
+	f.pagemap = readable("/proc/thread-self/pagemap");
 	f.overcommit = !store_strict_overcommit();
 	f.limits = store_unlimited();
 	probe_lease(&f);

@@ -83,6 +83,13 @@ static void read_options(void)
 		atomic_store(&options_read, 1);
 }
 
+/* Early, so that the program's own atfork handlers come after ours. The first
+ * call does it where another constructor is earlier still. */
+__attribute__((constructor(101))) static void begin(void)
+{
+	start();
+}
+
 void process_start(void)
 {
 	if (atomic_load(&options_read))
@@ -183,7 +190,8 @@ void process_unlock(void)
 
 int process_fork_begin(void)
 {
-	process_lock();
+	/* a fork before the first use reads no options */
+	process_lock_bare();
 	if (atomic_fetch_add(&process.life->forking, 1))
 		return 0;
 	if (signals_for_child != process.life->signals)
@@ -201,10 +209,12 @@ void process_fork_parent(void)
  * written here, and the wiped page not read: each would cost a page fault. */
 void process_fork_child(void)
 {
-	if (process.life == &plain_life)
+	if (process.life == &plain_life) {
+		memset(&plain_life.stats, 0, sizeof(plain_life.stats));
 		process_fork_parent();
-	else
+	} else {
 		sys_restore_signals(&signals_for_child);
+	}
 }
 
 struct store *process_store_at(uintptr_t addr, size_t len)

@@ -84,7 +84,7 @@ static int line(struct reader *r, struct procfs_map *m)
 
 int procfs_maps(procfs_map_fn *fn, void *arg)
 {
-	struct reader r = { .fd = sys_open("/proc/self/maps", O_RDONLY) };
+	struct reader r = { .fd = sys_open("/proc/thread-self/maps", O_RDONLY) };
 	struct procfs_map m;
 	int ret = 0;
 
@@ -100,7 +100,7 @@ int procfs_maps(procfs_map_fn *fn, void *arg)
 
 long procfs_anonymous_pages(void)
 {
-	struct reader r = { .fd = sys_open("/proc/self/statm", O_RDONLY) };
+	struct reader r = { .fd = sys_open("/proc/thread-self/statm", O_RDONLY) };
 	uint64_t size, resident, shared;
 
 	if (r.fd < 0)
@@ -114,7 +114,7 @@ long procfs_anonymous_pages(void)
 
 static int open_pagemap(void)
 {
-	return sys_open("/proc/self/pagemap", O_RDONLY);
+	return sys_open("/proc/thread-self/pagemap", O_RDONLY);
 }
 
 static off_t entry_at(uintptr_t addr)

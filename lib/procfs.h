@@ -1,5 +1,6 @@
 /*
- * What /proc/self tells: maps and pagemap. Every call opens and closes its
+ * What /proc/thread-self tells: maps and pagemap (/proc/self is empty once the
+ * first thread has left by pthread_exit). Every call opens and closes its
  * file, so that no descriptor can be lost or inherited.
  *
  * SPDX-License-Identifier: MIT

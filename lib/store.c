@@ -341,11 +341,11 @@ int store_may_move(struct store *s, size_t len)
 	if (unlimited(RLIMIT_AS) && unlimited(RLIMIT_DATA))
 		return 1;
 	store_shrink(s);
-	p = sys_mmap(0, 2 * len, PROT_READ | PROT_WRITE,
+	p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (sys_failed(p))
 		return 0;
-	sys_munmap((uintptr_t)p, 2 * len);
+	sys_munmap((uintptr_t)p, len);
 	return 1;
 }
 
@@ -415,12 +415,21 @@ int store_punch(struct store *s, uintptr_t start, size_t len)
 {
 	size_t first = (start - s->base) / TABLE_SIZE;
 	size_t last = (start + len - 1 - s->base) / TABLE_SIZE;
+	uintptr_t alias = store_alias(s, start);
+	int ret;
 
 	for (size_t t = first; s->huge && t <= last; t++) {
 		s->huge_count -= s->huge[t] == 1;
 		s->huge[t] = 0;
 	}
-	return sys_madvise(store_alias(s, start), len, MADV_REMOVE);
+	ret = sys_madvise(alias, len, MADV_REMOVE);
+	if (ret == -EACCES) {	/* kernels that want it writable just now */
+		ret = sys_mprotect(alias, len, PROT_READ | PROT_WRITE);
+		if (ret == 0)
+			ret = sys_madvise(alias, len, MADV_REMOVE);
+		sys_mprotect(alias, len, PROT_NONE);
+	}
+	return ret;
 }
 
 /* At rest the template is inaccessible and unlocked, so that no mlockall(2), not

@@ -7,6 +7,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "cowfork.h"
 #include "preload.h"
@@ -70,4 +72,19 @@ INTERPOSED int mlockall(int flags)
 INTERPOSED int munlockall(void)
 {
 	return cow_munlockall();
+}
+
+/* Advice on and off detaches memory: frozen for good, the kernel's to serve. */
+void preload_detach(void *addr, size_t len)
+{
+	(void)!cow_madvise(addr, len, MADV_DONTDUMP);
+	(void)!cow_madvise(addr, len, MADV_DODUMP);
+}
+
+INTERPOSED int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
+{
+	if (pkey == -1)
+		return cow_mprotect(addr, len, prot);
+	preload_detach(addr, len);
+	return (int)syscall(SYS_pkey_mprotect, addr, len, prot, pkey);
 }

@@ -25,6 +25,7 @@ const struct real *preload_real(void)
 	if (real.fork)
 		return &real;
 	BIND(clone, "clone");
+	BIND(setstack, "pthread_attr_setstack");
 	BIND(fork_bare, "_Fork");
 	BIND(fork, "fork");
 	if (!real.fork || !real.clone) {

@@ -7,6 +7,7 @@
 #ifndef COWFORK_PRELOAD_H
 #define COWFORK_PRELOAD_H
 
+#include <pthread.h>
 #include <sys/types.h>
 
 #define INTERPOSED __attribute__((visibility("default")))
@@ -17,9 +18,13 @@ struct real {
 	pid_t (*fork)(void);
 	pid_t (*fork_bare)(void);	/* _Fork, glibc 2.34; NULL before */
 	int (*clone)(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+	int (*setstack)(pthread_attr_t *attr, void *stack, size_t size);
 };
 
 const struct real *preload_real(void);
+
+/* Leave memory to the kernel for good, its contents kept. */
+void preload_detach(void *addr, size_t len);
 
 /* Install the log callback before the library reads its options. Cheap once
  * done; called from wherever a program can enter first. */

@@ -267,16 +267,26 @@ long minor_faults(void)
 	return getrusage(RUSAGE_SELF, &usage) < 0 ? -1 : usage.ru_minflt;
 }
 
-/* key shmid perms size cpid lpid nattch ...: a line of /proc/sysvipc/shm */
+static time_t began;
+
+__attribute__((constructor)) static void note_the_time(void)
+{
+	began = time(NULL);
+}
+
+/* A line of /proc/sysvipc/shm: key shmid perms size cpid lpid nattch uid gid cuid
+ * cgid atime dtime ctime ... Older ones are of another process of that number. */
 int shm_segments(pid_t creator)
 {
 	char *text = read_file("/proc/sysvipc/shm");
 	int count = 0, cpid;
+	long created;
 
 	if (!text)
 		return -1;
 	for (char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n'))
-		if (sscanf(line + 1, "%*d %*d %*o %*u %d", &cpid) == 1)
-			count += cpid == (int)creator;
+		if (sscanf(line + 1, "%*d %*d %*o %*u %d %*d %*d %*d %*d %*d %*d %*d %*d %ld",
+			   &cpid, &created) == 2)
+			count += cpid == (int)creator && created >= began;
 	return count;
 }
