@@ -354,7 +354,11 @@ static int lock_all(void *with_limit)
 	NEED(cow_region_destroy(hole) == 0);
 	if (with_limit)
 		set_limit(RLIMIT_AS, (rlim_t)1 << 46);
-	NEED(cow_mlockall(MCL_CURRENT) == 0);
+	if (cow_mlockall(MCL_CURRENT) < 0) {	/* RLIMIT_MEMLOCK, when not root */
+		NEED(errno == ENOMEM && geteuid() != 0);
+		NEED(cow_prepare() == 0);
+		return !is_filled(a, 4 * MIB, 1) || !is_filled(b, 4 * MIB, 2);
+	}
 	NEED(cow_region_state(a) == COW_STATE_NATIVE);
 	NEED(status_kib("VmLck") >= 8 * 1024);
 	NEED(cow_munlockall() == 0);
