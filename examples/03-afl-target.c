@@ -3,11 +3,14 @@
  * of memory before it reads its input, as interpreters, databases and emulators
  * do after their start-up. 03-afl.sh compiles and fuzzes it.
  *
- * Environment: TARGET_MIB, how much it maps and fills (default 0).
+ * Environment: TARGET_MIB, how much it maps and fills (default 0); TARGET_TOUCH,
+ * how many pages of it an input touches (0 to 1024, default 4); TARGET_READY, a
+ * file to make once it is filled.
  * Use: 03-afl-target < input        (status 2: the memory was not as filled)
  *
  * SPDX-License-Identifier: MIT
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +22,7 @@
 #endif
 
 static unsigned char *memory;
-static size_t size;
+static size_t size, touch = 4;
 
 static void fill(size_t mib)
 {
@@ -36,13 +39,11 @@ static void fill(size_t mib)
 		memory[at] = (unsigned char)(at >> 12);
 }
 
-#define LOOKUPS 4	/* pages that an input can touch */
-
 /* Look up what the input names in the memory; write there too, so that every
  * child has pages of its own. */
 static void parse(const unsigned char *in, size_t n)
 {
-	for (size_t i = 0; size && i + 4 <= n && i < 4 * LOOKUPS; i += 4) {
+	for (size_t i = 0; size && i + 4 <= n && i < 4 * touch; i += 4) {
 		size_t page = ((size_t)in[i] << 16 | (size_t)in[i + 1] << 8 | in[i + 2])
 			      % (size >> 12);
 		unsigned char *p = memory + (page << 12);
@@ -57,11 +58,16 @@ static void parse(const unsigned char *in, size_t n)
 
 int main(void)
 {
-	const char *mib = getenv("TARGET_MIB");
+	const char *mib = getenv("TARGET_MIB"), *pages = getenv("TARGET_TOUCH");
+	const char *ready = getenv("TARGET_READY");
 	unsigned char input[4096];
 	ssize_t n;
 
 	fill(mib ? strtoul(mib, NULL, 10) : 0);
+	if (pages)
+		touch = strtoul(pages, NULL, 10);
+	if (ready)
+		close(creat(ready, 0666));
 	__AFL_INIT();
 	n = read(STDIN_FILENO, input, sizeof(input));
 	parse(input, n > 0 ? (size_t)n : 0);

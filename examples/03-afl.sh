@@ -1,16 +1,20 @@
 #!/bin/sh
 # 03-afl: AFL++ on a target that holds gigabytes. Fuzzes 03-afl-target for some
 # seconds each with nothing in memory, with SIZES under the kernel's fork, and
-# with SIZES under cowfork, and prints executions per second and the ratio to
-# the target with nothing.
+# with SIZES under cowfork, in turns, and prints executions per second and the
+# ratio to the target with nothing in the same turn. The last row of each size
+# has every input touch four of its pages at random: page faults, not forks.
+# Seconds count from when the target has filled its memory. All runs on one
+# processor, the last.
 #
-# Use:   03-afl.sh [SECONDS [MiB...]]          (default: 20 s; 1024 4096)
+# Use:   03-afl.sh [SECONDS [TURNS [MiB...]]]     (default: 20 s; 1; 1024 4096)
 # Needs: afl-clang-fast and afl-fuzz (Debian: afl++), and LIBCOWFORK_PRELOAD, the
 #        path of libcowfork-preload.so, unless it is in a usual place.
 # SPDX-License-Identifier: MIT
 set -eu
 
-seconds=${1:-20}
+seconds=${1:-20} turns=${2:-1}
+[ $# -gt 0 ] && shift
 [ $# -gt 0 ] && shift
 [ $# -gt 0 ] || set -- 1024 4096
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,28 +34,34 @@ AFL_QUIET=1 afl-clang-fast -O2 -o "$work/target" "$here/03-afl-target.c" >"$work
 	{ cat "$work/cc.log" >&2; exit 1; }
 
 export AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_SKIP_CPUFREQ=1 AFL_NO_UI=1 \
-	AFL_NO_AFFINITY=1 AFL_FORKSRV_INIT_TMOUT=120000 AFL_SKIP_CRASHES=1
+	AFL_NO_AFFINITY=1 AFL_FORKSRV_INIT_TMOUT=120000 AFL_SKIP_CRASHES=1 \
+	TARGET_READY="$work/ready"
+cpu=$(($(nproc --all) - 1))
 
-# run NAME MIB: prints executions per second
+# run MIB TOUCH: prints executions per second
 run() {
-	if ! TARGET_MIB=$2 afl-fuzz -V "$seconds" -t 5000 -i "$work/in" -o "$work/out-$1" \
-		-- "$work/target" >"$work/$1.log" 2>&1 && ! grep -q 'execs_per_sec' "$work/out-$1/default/fuzzer_stats" 2>/dev/null; then
-		tail -20 "$work/$1.log" >&2
+	rm -rf "$work/ready" "$work/out"
+	TARGET_MIB=$1 TARGET_TOUCH=$2 taskset -c "$cpu" afl-fuzz -V "$((seconds + $1 / 512))" -t 5000 \
+		-i "$work/in" -o "$work/out" -- "$work/target" >"$work/log" 2>&1 || :
+	if ! grep -q '^execs_done' "$work/out/default/fuzzer_stats" 2>/dev/null; then
+		tail -20 "$work/log" >&2
 		exit 1
 	fi
-	awk '/^execs_per_sec/ { print $3 }' "$work/out-$1/default/fuzzer_stats"
+	awk -v ready="$(stat -c %.3Y "$work/ready")" '
+		/^last_update/ { end = $3 }
+		/^execs_done/ { n = $3 }
+		END { printf "%.0f", n / (end + 0.5 - ready) }' "$work/out/default/fuzzer_stats"
 }
 
-ratio() { awk "BEGIN { printf \"%.3f\", $1 / $2 }"; }
+row() { printf '%-22s %10s %9.3f\n' "$1" "$2" "$(awk "BEGIN { print $2 / $tiny }")"; }
 
 printf '%-22s %10s %9s\n' target execs/s ratio
-tiny=$(run tiny 0)
-printf '%-22s %10s %9s\n' "nothing" "$tiny" 1
-for mib; do
-	rate=$(run "fork-$mib" "$mib")
-	printf '%-22s %10s %9s\n' "$mib MiB, real fork" "$rate" "$(ratio "$rate" "$tiny")"
-	rate=$(AFL_PRELOAD=$preload run "cowfork-$mib" "$mib")
-	printf '%-22s %10s %9s\n' "$mib MiB, cowfork" "$rate" "$(ratio "$rate" "$tiny")"
+for turn in $(seq "$turns"); do
+	tiny=$(run 0 0)
+	row nothing "$tiny"
+	for mib; do
+		row "$mib MiB, real fork" "$(run "$mib" 0)"
+		row "$mib MiB, cowfork" "$(AFL_PRELOAD=$preload run "$mib" 0)"
+		row "the same, 4 touched" "$(AFL_PRELOAD=$preload run "$mib" 4)"
+	done
 done
-tiny=$(run tiny-again 0)
-printf '%-22s %10s\n' "nothing, again" "$tiny"

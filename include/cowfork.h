@@ -56,7 +56,7 @@ enum cow_huge {
 struct cow_options {
 	size_t size;		/* of this struct, in bytes */
 	size_t min_size;	/* smallest mapping that cow_mmap() puts into the
-				 * store, bytes, >= 1 page; default 32 MiB */
+				 * store, bytes, >= 1; default 32 MiB */
 	enum cow_engine engine;	/* default COW_ENGINE_AUTO */
 	enum cow_huge huge;	/* default COW_HUGE_AUTO */
 };

@@ -35,13 +35,6 @@ static void *posix_address(long ret)
 	return MAP_FAILED;
 }
 
-static size_t whole_pages(size_t len)
-{
-	size_t page = sys_page_size();
-
-	return len > SIZE_MAX - page ? 0 : (len + page - 1) & ~(page - 1);
-}
-
 /* Page-aligned, not empty, no wrap-around: what is worth looking at. The rest
  * is the kernel's to refuse (or to ignore). */
 static int proper(uintptr_t start, size_t len)
@@ -182,7 +175,7 @@ static int is_vacant(struct store *s, uintptr_t start, uintptr_t end)
 static long map_over_windows(uintptr_t start, size_t len, int prot, int flags,
 			     int fd, off_t off)
 {
-	uintptr_t end = start + whole_pages(len);
+	uintptr_t end = start + sys_whole_pages(len);
 	struct store *s = process_store_at(start, end - start);
 	long ret;
 
@@ -217,7 +210,7 @@ void *cow_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 
 	process_start();
 	if (is_candidate(addr, len, prot, flags) && !is_obvious_overcommit(len, flags)) {
-		p = whole_pages(len) ? place(whole_pages(len), flags) : NULL;
+		p = sys_whole_pages(len) ? place(sys_whole_pages(len), flags) : NULL;
 		if (p)
 			return p;
 	} else if (!fixed) {
@@ -258,10 +251,10 @@ int cow_munmap(void *addr, size_t len)
 	const struct call call = { native_munmap, managed_munmap, 0, 0 };
 	uintptr_t start = (uintptr_t)addr;
 
-	if (!in_window(start, whole_pages(len)) &&
-	    !(region_total() && proper(start, whole_pages(len))))
+	if (!in_window(start, sys_whole_pages(len)) &&
+	    !(region_total() && proper(start, sys_whole_pages(len))))
 		return posix_result(sys_munmap(start, len));
-	return locked_over_range(&call, start, whole_pages(len));
+	return locked_over_range(&call, start, sys_whole_pages(len));
 }
 
 /* --- mprotect ----------------------------------------------------------- */
@@ -276,7 +269,7 @@ static int managed_mprotect(struct store *s, uintptr_t start, uintptr_t end, int
 		if ((ours || e.flags & EXTENT_PINNED) && (prot & ~7 || !store_have_room(s)))
 			return prot & ~7 ? -EINVAL : -ENOMEM;
 		if (ours && !s->inherited && e.state == EXTENT_OWNED)
-			ret = spare_hold(&s->spare, 2 * s->extents.count + 20);
+			ret = freeze_reserve(s, 2);
 		if (ret == 0)
 			ret = sys_mprotect(e.start, e.end - e.start, prot);
 		if (ret < 0)
@@ -293,9 +286,9 @@ int cow_mprotect(void *addr, size_t len, int prot)
 	const struct call call = { sys_mprotect, managed_mprotect, prot, 0 };
 	uintptr_t start = (uintptr_t)addr;
 
-	if (!in_window(start, whole_pages(len)))
+	if (!in_window(start, sys_whole_pages(len)))
 		return posix_result(sys_mprotect(start, len, prot));
-	return locked_over_range(&call, start, whole_pages(len));
+	return locked_over_range(&call, start, sys_whole_pages(len));
 }
 
 /* --- madvise ------------------------------------------------------------ */
@@ -475,9 +468,9 @@ int cow_madvise(void *addr, size_t len, int advice)
 	const struct call call = { sys_madvise, managed_madvise, advice, 1 };
 	uintptr_t start = (uintptr_t)addr;
 
-	if (!in_window(start, whole_pages(len)))
+	if (!in_window(start, sys_whole_pages(len)))
 		return posix_result(sys_madvise(start, len, advice));
-	return locked_over_range(&call, start, whole_pages(len));
+	return locked_over_range(&call, start, sys_whole_pages(len));
 }
 
 /* --- locking ------------------------------------------------------------ */
@@ -504,43 +497,51 @@ int cow_mlock2(const void *addr, size_t len, unsigned flags)
 	const struct call call = { native_mlock, managed_mlock, (int)flags, 0 };
 	uintptr_t page = sys_page_size();
 	uintptr_t start = (uintptr_t)addr & ~(page - 1);
-	size_t rounded = whole_pages(len + ((uintptr_t)addr - start));
+	size_t rounded = sys_whole_pages(len + ((uintptr_t)addr - start));
 
 	if (!in_window(start, rounded))
 		return posix_result(sys_mlock2((uintptr_t)addr, len, flags));
 	return locked_over_range(&call, start, rounded);
 }
 
-/* Our reservations are no memory of the program's: they do not count. */
-static void unlock_reservations(struct store *s)
+/* What the kernel asks before it looks at memory (mm/mlock.c). */
+static int may_lock_all(int flags)
 {
-	sys_munlock(s->shadow, s->size);
-	sys_munlock(s->template, s->size);
-	extents_each(e, &s->extents, s->base, s->base + s->size)
-		if (e.state == EXTENT_FREE)
-			sys_munlock(e.start, e.end - e.start);
+	if (!flags || flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) ||
+	    flags == MCL_ONFAULT)
+		return -EINVAL;
+	return sys_mlock2(0, 0, 0);	/* may it lock anything? */
+}
+
+/* Reservations are no memory of the program's: neither its limit nor its memory
+ * is to pay for them. */
+static int make_lockable(void)
+{
+	unsigned n = atomic_load(&process.store_count);
+
+	for (unsigned i = 0; i < n; i++) {
+		struct store *s = process.stores[i];
+		int ret = memory_detach(s, s->base, s->base + s->size,
+					COW_REASON_LOCKED);
+
+		if (ret < 0)
+			return ret;
+	}
+	return freeze_retire();
 }
 
 static int lock_all(int flags)
 {
-	int ret = 0;
+	int ret = may_lock_all(flags);
 
-	process_each_own(s) {
-		if (!(flags & MCL_CURRENT))
-			continue;
-		ret = memory_detach(s, s->base, s->base + s->size, COW_REASON_LOCKED);
-		if (ret < 0)
-			return ret;
-		store_shrink(s);
-	}
-	ret = sys_mlockall(flags);
+	if (ret == 0 && flags & MCL_CURRENT)
+		ret = make_lockable();
 	if (ret < 0)
 		return ret;
-	process_each_own(s)
-		if (flags & MCL_CURRENT)
-			unlock_reservations(s);
-	process.lock_future = (flags & MCL_FUTURE) != 0;
-	return 0;
+	ret = sys_mlockall(flags);
+	if (ret == 0)
+		process.lock_future = (flags & MCL_FUTURE) != 0;
+	return ret;
 }
 
 int cow_mlockall(int flags)

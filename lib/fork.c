@@ -196,16 +196,16 @@ static uint64_t guessed_floor(void)
 	return GUESS_NS + (pages > 0 ? (uint64_t)pages * GUESS_NS_PER_PAGE : 0);
 }
 
-/* What this fork cost above a flat one. A fork right after a freeze is flat.
- * The lesser of the last two counts, so that a single one which was scheduled
- * away does not. */
+/* What this fork cost above a flat one. A fork right after a freeze is flat,
+ * but it may have been scheduled away: no floor is above the guess. The lesser
+ * of the last two counts, for the same reason. */
 static uint64_t read_meter(struct meter *m, uint64_t ns, int flat)
 {
 	uint64_t least = m->last && m->last < ns ? m->last : ns;
 
-	if (!m->floor && !flat)
+	if (!m->floor || flat)
 		m->floor = guessed_floor();
-	if (flat || least < m->floor)
+	if (least < m->floor)
 		m->floor = least;
 	if (!m->last)
 		least = 0;
@@ -327,7 +327,7 @@ static void take_back(void)
 	errno = error;
 }
 
-pid_t cow_fork(void)
+pid_t fork_by(pid_t (*libc_fork)(void))
 {
 	pid_t pid;
 	int ret = cow_prepare();
@@ -336,13 +336,19 @@ pid_t cow_fork(void)
 		errno = -ret;
 		return -1;
 	}
-	pid = fork();
+	pid = libc_fork();
 	if (pid < 0)
 		take_back();
 	if (pid > 0 && refused) {
-		waitpid(pid, NULL, 0);
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
 		errno = ENOMEM;
 		return -1;
 	}
 	return pid;
+}
+
+pid_t cow_fork(void)
+{
+	return fork_by(fork);
 }

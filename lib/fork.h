@@ -6,7 +6,12 @@
 #ifndef COWFORK_FORK_H
 #define COWFORK_FORK_H
 
+#include <sys/types.h>
+
 /* Register the atfork handlers. 0 or an errno, as pthread_atfork(3). */
 int fork_register(void);
+
+/* cow_fork() by this fork of the C library. */
+pid_t fork_by(pid_t (*libc_fork)(void));
 
 #endif

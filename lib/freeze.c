@@ -92,13 +92,50 @@ static int verify(struct store *s)
 	return ret;
 }
 
+/* --- deferred punches --------------------------------------------------- */
+
+static void reap_store(struct store *s)
+{
+	int left = 0;
+
+	extents_each(e, &s->extents, s->base, s->base + s->size) {
+		if (!(e.flags & EXTENT_STALE))
+			continue;
+		left |= !store_have_room(s) ||
+			store_punch(s, e.start, e.end - e.start) < 0;
+		if (!left)
+			extents_set(&s->extents, e.start, e.end,
+				    (enum extent_state)e.state, e.prot,
+				    e.flags & ~EXTENT_STALE);
+	}
+	s->stale = left;
+}
+
+void freeze_reap(void)
+{
+	struct life *life = process.life;
+	uint64_t now = 0;
+
+	process_each_own(s) {
+		if (!s->stale)
+			continue;
+		now = now ? now : sys_now_ns();
+		if (now - life->reaped < 50000000u)
+			return;
+		if (lease_free(&s->lease))
+			reap_store(s);
+	}
+	if (now)
+		life->reaped = now;
+}
+
 /* --- freeze ------------------------------------------------------------- */
 
-int freeze_reserve(struct store *s)
+int freeze_reserve(struct store *s, size_t more)
 {
 	/* parking an extent cuts the shadow's map in three, and mremap wants
 	 * five maps of headroom (mm/mremap.c) */
-	return spare_hold(&s->spare, 2 * s->extents.count + 16);
+	return spare_hold(&s->spare, 2 * (s->extents.count + more) + 16);
 }
 
 typedef int step_fn(struct store *, uintptr_t, size_t, int);
@@ -150,7 +187,7 @@ static int freeze_store(struct store *s)
 	}
 	if (ret < 0) {
 		log_line(COW_LOG_ERROR, "freeze: %s", strerror(-ret));
-		(void)freeze_reserve(s);
+		(void)freeze_reserve(s, 0);
 		return -ENOMEM;
 	}
 	s->owns = 0;
@@ -181,6 +218,20 @@ int freeze_all(void)
 			process.life->stats.generation = process.life->stats.thaws + 1;
 	}
 	return moved;
+}
+
+int freeze_retire(void)
+{
+	int ret = freeze_all();
+
+	if (ret < 0)
+		return ret;
+	process_each_own(s) {
+		if (lease_free(&s->lease))
+			reap_store(s);
+		store_retire(s);
+	}
+	return ret;
 }
 
 /* --- thaw --------------------------------------------------------------- */
@@ -234,7 +285,7 @@ static int thaw_store(struct store *s)
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
 	int thawed = 0;
 
-	if (verify(s) < 0 || freeze_reserve(s) < 0)
+	if (verify(s) < 0 || freeze_reserve(s, 0) < 0)
 		return 0;
 	extents_each(e, &s->extents, s->base, s->base + s->size) {
 		if (e.state != EXTENT_FROZEN)
@@ -271,41 +322,4 @@ int thaw_all(void)
 		process.life->stats.generation_forks = 0;
 	}
 	return thawed;
-}
-
-/* --- deferred punches --------------------------------------------------- */
-
-static void reap_store(struct store *s)
-{
-	int left = 0;
-
-	extents_each(e, &s->extents, s->base, s->base + s->size) {
-		if (!(e.flags & EXTENT_STALE))
-			continue;
-		left |= !store_have_room(s) ||
-			store_punch(s, e.start, e.end - e.start) < 0;
-		if (!left)
-			extents_set(&s->extents, e.start, e.end,
-				    (enum extent_state)e.state, e.prot,
-				    e.flags & ~EXTENT_STALE);
-	}
-	s->stale = left;
-}
-
-void freeze_reap(void)
-{
-	struct life *life = process.life;
-	uint64_t now = 0;
-
-	process_each_own(s) {
-		if (!s->stale)
-			continue;
-		now = now ? now : sys_now_ns();
-		if (now - life->reaped < 50000000u)
-			return;
-		if (lease_free(&s->lease))
-			reap_store(s);
-	}
-	if (now)
-		life->reaped = now;
 }

@@ -18,6 +18,11 @@ int freeze_all(void);
 /* Freeze [start, start + len) of one OWNED extent. */
 int freeze_range(struct store *s, uintptr_t start, size_t len, int prot);
 
+/* Freeze for good, and let go of all address space that is not the program's.
+ * As freeze_all(). What children still see of freed memory, and what was freed,
+ * is then kept until the process ends. */
+int freeze_retire(void);
+
 /* Thaw what is FROZEN. Only while alone in the address space and with no
  * living descendant. Extents that fail stay FROZEN; returns how many thawed. */
 int thaw_all(void);
@@ -29,7 +34,8 @@ int thaw_allowed(void);
  * the kernel at most every 50 ms. */
 void freeze_reap(void);
 
-/* Hold as many maps in reserve as freezing this store may need. */
-int freeze_reserve(struct store *s);
+/* Hold as many maps in reserve as freezing this store may need once it has so
+ * many more extents. 0 or -ENOMEM. */
+int freeze_reserve(struct store *s, size_t more);
 
 #endif

@@ -31,7 +31,7 @@ static int place_in(struct store *s, size_t size, size_t align, uintptr_t *ret_a
 	if (!at)
 		return COW_REASON_ADDRESS;
 	if (!store_have_room(s) ||
-	    spare_hold(&s->spare, 2 * s->extents.count + 20) < 0 ||
+	    freeze_reserve(s, 2) < 0 ||
 	    store_commit(s, at, size, rw) < 0)
 		return COW_REASON_MAPS;
 	extents_set(&s->extents, at, at + size, EXTENT_OWNED, rw, 0);
@@ -69,7 +69,7 @@ int memory_place(size_t size, size_t align, uintptr_t *ret_addr)
 /* OWNED memory was never seen by a descendant: its bytes can go at once. */
 static int unmap_owned(struct store *s, const struct extent *e)
 {
-	int ret = spare_hold(&s->spare, 2 * s->extents.count + 20), stale;
+	int ret = freeze_reserve(s, 2), stale;
 
 	if (ret == 0)
 		ret = store_decommit(s, e->start, e->end - e->start);
@@ -232,5 +232,5 @@ int memory_detach(struct store *s, uintptr_t start, uintptr_t end,
 		extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
 			    EXTENT_PINNED);
 	}
-	return s->inherited ? 0 : freeze_reserve(s);
+	return s->inherited ? 0 : freeze_reserve(s, 0);
 }

@@ -39,7 +39,7 @@ static int grow_in_place(const struct move *m)
 		return -ENOMEM;
 	next = extents_piece(&s->extents, end, s->base + s->size);
 	if (next.state != EXTENT_FREE || next.flags || next.end - next.start < more ||
-	    !store_have_room(s) || freeze_reserve(s) < 0 ||
+	    !store_have_room(s) || freeze_reserve(s, 2) < 0 ||
 	    store_commit(s, end, more, m->source.prot) < 0)
 		return -ENOMEM;
 	extents_set(&s->extents, end, end + more, EXTENT_OWNED, m->source.prot, 0);
@@ -206,15 +206,9 @@ static int find_source(struct move *m)
 
 static long remap_from_window(struct move *m)
 {
-	struct extent first = extents_piece(&m->s->extents, m->addr, m->addr + 1);
 	uintptr_t end = m->addr + m->old_len;
-	int ret;
+	int ret = check(m);
 
-	/* in an inherited window the rest is the kernel's */
-	if (m->s->inherited && first.state == EXTENT_FREE)
-		return sys_mremap(m->addr, m->old_len, m->new_len, m->flags,
-				  m->new_addr);
-	ret = check(m);
 	if (ret < 0)
 		return ret;
 	if (m->addr < m->s->base || end > m->s->base + m->s->size)
@@ -226,13 +220,34 @@ static long remap_from_window(struct move *m)
 	return ret < 0 ? ret : remap_ours(m);
 }
 
-/* Source elsewhere, target in a window: make room there natively first, so that
- * the window's table says so, then let the kernel move. */
-static long remap_into_window(const struct move *m)
+/* Is the source a mapping that the library did not make? In an inherited window
+ * all that is FREE is the kernel's, and a shared mapping of the program's may be
+ * asked for a second view (old size 0). */
+static int is_foreign(const struct move *m)
 {
+	size_t len = m->old_len ? m->old_len : 1;
+	struct extent e;
+
+	if (!m->s)
+		return 1;
+	if (m->addr < m->s->base)
+		return 0;
+	e = extents_piece(&m->s->extents, m->addr, m->addr + len);
+	if (e.state == EXTENT_FREE)
+		return m->s->inherited && e.end == m->addr + len;
+	return e.state == EXTENT_NATIVE && !(e.flags & EXTENT_PINNED) && !m->old_len;
+}
+
+/* The kernel moves it. A target in a window is made native first, so that the
+ * window's table says so. */
+static long remap_foreign(const struct move *m, int into_window)
+{
+	struct move whole = *m;
 	void *p;
 
-	if (check(m) < 0)
+	if (!whole.old_len)	/* a second view of a shared mapping */
+		whole.old_len = whole.new_len;
+	if (!into_window || check(&whole) < 0)
 		return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);
 	p = cow_mmap((void *)m->new_addr, m->new_len, PROT_NONE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
@@ -241,18 +256,11 @@ static long remap_into_window(const struct move *m)
 	return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);
 }
 
-static size_t whole_pages(size_t len)
-{
-	size_t page = sys_page_size();
-
-	return (len + page - 1) & ~(page - 1);
-}
-
 void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *new_addr)
 {
 	struct move m = {
 		.addr = (uintptr_t)addr,
-		.old_len = whole_pages(old_len), .new_len = whole_pages(new_len),
+		.old_len = sys_whole_pages(old_len), .new_len = sys_whole_pages(new_len),
 		.flags = flags,
 	};
 	int fixed = flags & MREMAP_FIXED;
@@ -267,7 +275,8 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 		ret = sys_mremap(m.addr, old_len, new_len, flags, (uintptr_t)new_addr);
 	} else {
 		process_lock();
-		ret = m.s ? remap_from_window(&m) : remap_into_window(&m);
+		ret = is_foreign(&m) ? remap_foreign(&m, target != NULL)
+				     : remap_from_window(&m);
 		process_unlock();
 	}
 	if (!sys_failed(ret))

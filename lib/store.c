@@ -369,6 +369,21 @@ void store_inherit(struct store *s)
 	s->inherited = 1;
 }
 
+void store_retire(struct store *s)
+{
+	for (size_t i = 0; i < s->extents.count; i++) {
+		const struct extent *e = &s->extents.at[i];
+
+		if (e->state == EXTENT_FREE)
+			sys_munmap(e->start, e->end - e->start);
+	}
+	sys_munmap(s->shadow, s->size);
+	sys_munmap(s->template, s->size);
+	spare_release(&s->spare);
+	lease_close(&s->lease);
+	store_inherit(s);
+}
+
 /* --- single steps ------------------------------------------------------- */
 
 int store_commit(struct store *s, uintptr_t start, size_t len, int prot)

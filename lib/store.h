@@ -34,7 +34,8 @@ struct store {
 	uintptr_t shadow, template;
 	dev_t dev;			/* the memfd's, to know it in maps */
 	ino_t ino;
-	int inherited;			/* of an ancestor: only FROZEN parts exist */
+	int inherited;			/* of an ancestor, or retired: only the FROZEN
+					 * parts exist */
 	int owns;			/* something may be OWNED: freeze has work */
 	int stale;			/* something may be EXTENT_STALE */
 	struct extents extents;
@@ -63,6 +64,10 @@ unsigned char *store_huge_map(struct store *s);
 
 /* The forked child's view: nothing but the FROZEN parts is left of it. */
 void store_inherit(struct store *s);
+
+/* The same for the process that made it, when nothing is OWNED any more: its
+ * reserved address space goes back, and it never thaws. */
+void store_retire(struct store *s);
 
 /* FREE -> readable memory. -ENOMEM: no map left; nothing changed. */
 int store_commit(struct store *s, uintptr_t start, size_t len, int prot);

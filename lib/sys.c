@@ -68,6 +68,13 @@ size_t sys_page_size(void)
 	return (size_t)sysconf(_SC_PAGESIZE);
 }
 
+size_t sys_whole_pages(size_t len)
+{
+	size_t page = sys_page_size();
+
+	return len > SIZE_MAX - page ? 0 : (len + page - 1) & ~(page - 1);
+}
+
 uint64_t sys_now_ns(void)
 {
 	struct timespec ts;

@@ -20,6 +20,7 @@ static inline int sys_failed(long ret)
 }
 
 size_t sys_page_size(void);
+size_t sys_whole_pages(size_t len);	/* rounded up; 0 when that wraps around */
 uint64_t sys_now_ns(void);		/* CLOCK_MONOTONIC */
 uint64_t sys_ram_and_swap(void);	/* bytes */
 

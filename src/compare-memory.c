@@ -186,7 +186,7 @@ int memory_check_own(const struct memory *m, struct list own, uint16_t version)
 			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (mine == MAP_FAILED)
-		return 0;
+		_exit(CHILD_NO_MEMORY);
 	memcpy(mine, m->now, size);
 	for (size_t i = 0; i < own.count; i++)
 		mine[own.page[i]] = version;

@@ -62,11 +62,15 @@ static void finish(pid_t pid)
 		die(STATUS_FAILED, "--plot: gnuplot failed");
 }
 
-void plot_probe(void)
+void plot_probe(const char *file)
 {
 	char version[] = "--version";
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int out = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
 
+	if (out < 0)
+		die(STATUS_FAILED, "--plot: %s: %s", file, strerror(errno));
+	close(out);
 	finish(start(version, null, null));
 	close(null);
 }

@@ -60,7 +60,7 @@ int main(int argc, char **argv)
 		return worker_main(argv[1] + strlen(WORKER_OPTION));
 	options_parse(argc, argv, &opt);
 	if (opt.plot_file)
-		plot_probe();
+		plot_probe(opt.plot_file);
 	open_outputs();
 	machine_print(people, opt.seed);
 	if (opt.goals)

@@ -24,6 +24,7 @@ enum { STATUS_OK, STATUS_WRONG_BYTE, STATUS_FAILED };
 #define LIST_MAX 16			/* sizes in one --size */
 #define FORKS_MAX 1000			/* children alive at once in `review` */
 #define SAMPLES_MAX 1024		/* in one answer of a worker */
+#define CHILD_NO_MEMORY 2		/* status of a child that could not check */
 #define OLD_CHILD_FORKS 12
 #define FIRST_FORKS 50
 #define REVIEW_FORKS 16
@@ -186,6 +187,7 @@ uint64_t memory_pattern(uint64_t seed, uint64_t page, unsigned slot, unsigned ve
 struct bench {
 	const struct engine *engine;
 	struct memory memory;
+	pid_t pid;		/* of the worker */
 	int go[2];		/* pipe: one byte lets one blocked child go */
 };
 
@@ -321,7 +323,7 @@ extern const struct plan goal_plans[];
 extern const size_t goal_plan_count;
 void goals_print(const struct rows *rows, FILE *to);
 
-void plot_probe(void);		/* end the program when there is no gnuplot */
+void plot_probe(const char *file);	/* end the program when it cannot be drawn */
 void plot_write(struct rows *rows, const char *file);
 
 #endif

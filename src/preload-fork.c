@@ -13,17 +13,12 @@
 #include <unistd.h>
 
 #include "cowfork.h"
+#include "fork.h"
 #include "preload.h"
 
 INTERPOSED pid_t fork(void)
 {
-	int ret = cow_prepare();
-
-	if (ret < 0) {
-		errno = -ret;
-		return -1;
-	}
-	return preload_real()->fork();
+	return fork_by(preload_real()->fork);
 }
 
 static pid_t fork_bare(void)

@@ -376,16 +376,10 @@ int main(void)
 {
 	Suite *suite = suite_create("fault-syscalls");
 	TCase *tc = tcase_create("refusals");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 400);
 	tcase_add_test(tc, nothing_refused);
 	tcase_add_loop_test(tc, refused, 0, COUNT(faults));
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return support_run(suite);
 }

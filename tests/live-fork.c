@@ -411,8 +411,6 @@ int main(void)
 {
 	Suite *suite = suite_create("live-fork");
 	TCase *tc = tcase_create("forks");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_loop_test(tc, every_way, 0, COUNT(ways));
@@ -426,9 +424,5 @@ int main(void)
 	tcase_add_test(tc, child_outlives_parent);
 	tcase_add_test(tc, exec_lets_go);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return support_run(suite);
 }

@@ -512,15 +512,9 @@ int main(void)
 {
 	Suite *suite = suite_create("live-memory");
 	TCase *tc = tcase_create("scripts");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 300);
 	tcase_add_loop_test(tc, script, 0, COUNT(scripts));
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return support_run(suite);
 }

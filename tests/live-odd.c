@@ -458,8 +458,6 @@ int main(void)
 {
 	Suite *suite = suite_create("live-odd");
 	TCase *tc = tcase_create("odd places");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, forks_by_threads);
@@ -472,9 +470,5 @@ int main(void)
 	tcase_add_test(tc, vfork_and_spawn);
 	tcase_add_loop_test(tc, no_segment_is_left, 0, COUNT(ends));
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return support_run(suite);
 }

@@ -24,6 +24,17 @@ void support_complain(const char *file, int line, const char *text)
 	fprintf(stderr, "%s:%d: not so: %s\n", file, line, text);
 }
 
+int support_run(Suite *suite)
+{
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed != 0;
+}
+
 char *region(size_t size)
 {
 	void *p = NULL;

@@ -7,6 +7,7 @@
 #ifndef COWFORK_TEST_SUPPORT_H
 #define COWFORK_TEST_SUPPORT_H
 
+#include <check.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -28,6 +29,9 @@
 	} while (0)
 
 void support_complain(const char *file, int line, const char *text);
+
+/* Run all of it; what main() returns. */
+int support_run(Suite *suite);
 
 /* A region, or the end of the test. */
 char *region(size_t size);

@@ -18,8 +18,8 @@
 #include <sys/mman.h>
 
 #include "extent.h"
+#include "support.h"
 
-#define PAGE ((uintptr_t)4096)
 #define PAGES 96
 #define BASE (PAGE * 0x1234)
 #define LIMIT (BASE + PAGES * PAGE)
@@ -274,8 +274,6 @@ int main(void)
 {
 	Suite *suite = suite_create("unit-extent");
 	TCase *tc = tcase_create("extents");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_test(tc, set_merges_both_sides);
@@ -289,9 +287,5 @@ int main(void)
 #endif
 	tcase_add_loop_test(tc, random_changes, 0, 2);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return support_run(suite);
 }

@@ -15,11 +15,10 @@
 #include <string.h>
 
 #include "cowfork.h"
+#include "support.h"
 
 #define KIB ((size_t)1 << 10)
-#define MIB ((size_t)1 << 20)
 #define GIB ((size_t)1 << 30)
-#define COUNT(array) ((int)(sizeof(array) / sizeof(*(array))))
 
 static int lines;
 static char last_line[256];
@@ -261,8 +260,6 @@ int main(void)
 {
 	Suite *suite = suite_create("unit-options");
 	TCase *tc = tcase_create("options");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(tc, good_values, 0, COUNT(good));
 	tcase_add_loop_test(tc, bad_values, 0, COUNT(bad));
@@ -273,9 +270,5 @@ int main(void)
 	tcase_add_loop_test(tc, set_refuses, 0, COUNT(refused));
 	tcase_add_test(tc, get_by_size);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return support_run(suite);
 }

@@ -17,6 +17,7 @@
 
 #include "spare.h"
 #include "sys.h"
+#include "support.h"
 
 static struct spare spare;
 
@@ -38,7 +39,7 @@ static size_t maps(void)
 
 /* Give every second page of a mapping another protection until the kernel
  * refuses; the number of the page that was refused. */
-static char *fill(size_t *ret_pages)
+static char *fill_maps(size_t *ret_pages)
 {
 	size_t page = sys_page_size(), limit = 200000, i;
 	char *p = mmap(NULL, limit * page, PROT_NONE,
@@ -101,11 +102,11 @@ START_TEST(kernel_limit)
 	char *rest;
 
 	ck_assert_int_eq(spare_hold(&spare, 2000), 0);
-	rest = fill(&pages);
+	rest = fill_maps(&pages);
 	ck_assert_int_eq(spare_hold(&spare, 3000), -ENOMEM);
 	ck_assert_uint_ge(spare.held, 2000);
 	spare_release(&spare);
-	/* go on where fill() had to stop: each page is two maps */
+	/* go on where fill_maps() had to stop: each page is two maps */
 	for (size_t i = pages; made < 2000; i += 2, made += 2)
 		if (mprotect(rest + i * page, page, PROT_READ) < 0)
 			break;
@@ -135,8 +136,6 @@ int main(void)
 {
 	Suite *suite = suite_create("unit-spare");
 	TCase *tc = tcase_create("spare");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, holds_what_it_says);
@@ -145,9 +144,5 @@ int main(void)
 	tcase_add_test(tc, kernel_limit);
 	tcase_add_test(tc, not_in_a_child);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return support_run(suite);
 }

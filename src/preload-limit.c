@@ -1,0 +1,56 @@
+/*
+ * Limits that a program sets on itself. A store reserves address space many
+ * times the size of memory, which a limit on address space would count: so
+ * before one takes hold, memory is frozen for good and the reservations go.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "freeze.h"
+#include "preload.h"
+#include "process.h"
+
+static void make_room(pid_t pid, int resource, const struct rlimit64 *limit)
+{
+	if (!limit || limit->rlim_cur == RLIM64_INFINITY || (pid && pid != getpid()) ||
+	    (resource != RLIMIT_AS && resource != RLIMIT_DATA))
+		return;
+	process_lock();
+	(void)freeze_retire();
+	process_unlock();
+}
+
+static int limit_by(pid_t pid, int resource, const struct rlimit64 *new,
+		    struct rlimit64 *old)
+{
+	make_room(pid, resource, new);
+	return (int)syscall(SYS_prlimit64, pid, resource, new, old);
+}
+
+/* On 64-bit machines struct rlimit and struct rlimit64 are the same. */
+INTERPOSED int prlimit64(pid_t pid, enum __rlimit_resource resource,
+			 const struct rlimit64 *new, struct rlimit64 *old)
+{
+	return limit_by(pid, (int)resource, new, old);
+}
+
+INTERPOSED int prlimit(pid_t pid, enum __rlimit_resource resource,
+		       const struct rlimit *new, struct rlimit *old)
+{
+	return limit_by(pid, (int)resource, (const struct rlimit64 *)new,
+			(struct rlimit64 *)old);
+}
+
+INTERPOSED int setrlimit64(__rlimit_resource_t resource, const struct rlimit64 *new)
+{
+	return limit_by(0, (int)resource, new, NULL);
+}
+
+INTERPOSED int setrlimit(__rlimit_resource_t resource, const struct rlimit *new)
+{
+	return limit_by(0, (int)resource, (const struct rlimit64 *)new, NULL);
+}
