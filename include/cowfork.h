@@ -196,6 +196,7 @@ enum cow_reason {
 	COW_REASON_STORES,	/* too many generations of stores in a process */
 	COW_REASON_CALL,	/* a memory call that only plain memory can serve */
 	COW_REASON_FOREIGN,	/* another mapping was found where a region was */
+	COW_REASON_SANDBOX,	/* the program restricted its system calls */
 	COW_REASON_COUNT,
 };
 

@@ -20,7 +20,9 @@
  *    |                     v                      v
  *    +------- unmap ----- NATIVE <--- a call that only plain memory can serve
  *
- * (FREE becomes NATIVE too, where the program maps there with MAP_FIXED.)
+ * (FREE becomes NATIVE too, where the program maps there with MAP_FIXED. Where it
+ * maps anonymous memory so, or asks for zeros, all of them become OWNED when no
+ * descendant looks: a renewal.)
  * Every arrow is a call of extents_set(); extent_may_become() is the picture.
  */
 enum extent_state {

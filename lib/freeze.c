@@ -231,6 +231,7 @@ int freeze_retire(void)
 			reap_store(s);
 		store_retire(s);
 	}
+	atomic_store(&process.in_use, 0);
 	return ret;
 }
 

@@ -20,28 +20,35 @@
 #include "process.h"
 #include "sys.h"
 
-/* Above this, zeros come by a fresh mapping rather than by writing them. */
+/* Above this, zeros come by mapping rather than by writing them. */
 #define ZERO_BY_HAND ((size_t)64 << 10)
 
-static int place_in(struct store *s, size_t size, size_t align, uintptr_t *ret_addr)
+static void note_owned(struct store *s, uintptr_t start, uintptr_t end, int prot)
 {
-	const int rw = PROT_READ | PROT_WRITE;
+	extents_set(&s->extents, start, end, EXTENT_OWNED, prot, 0);
+	s->owns = 1;
+	huge_restart(s);
+}
+
+static int place_in(struct store *s, size_t size, size_t align, int prot,
+		    uintptr_t *ret_addr)
+{
 	uintptr_t at = extents_fit(&s->extents, size, align);
 
 	if (!at)
 		return COW_REASON_ADDRESS;
 	if (!store_have_room(s) ||
 	    freeze_reserve(s, 2) < 0 ||
-	    store_commit(s, at, size, rw) < 0)
+	    store_commit(s, at, size, prot) < 0)
 		return COW_REASON_MAPS;
-	extents_set(&s->extents, at, at + size, EXTENT_OWNED, rw, 0);
-	s->owns = 1;
-	huge_restart(s);
+	note_owned(s, at, at + size, prot);
+	if (!atomic_load(&process.in_use))
+		atomic_store(&process.in_use, 1);
 	*ret_addr = at;
 	return COW_REASON_NONE;
 }
 
-int memory_place(size_t size, size_t align, uintptr_t *ret_addr)
+int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr)
 {
 	struct store *fresh;
 	int why = COW_REASON_ADDRESS;
@@ -56,12 +63,69 @@ int memory_place(size_t size, size_t align, uintptr_t *ret_addr)
 		align = size >= TABLE_SIZE ? TABLE_SIZE : sys_page_size();
 	freeze_reap();
 	process_each_own(s) {
-		why = place_in(s, size, align, ret_addr);
+		why = place_in(s, size, align, prot, ret_addr);
 		if (why != COW_REASON_ADDRESS)
 			return why;
 	}
 	why = store_open(size, align, &fresh);
-	return why ? why : place_in(fresh, size, align, ret_addr);
+	return why ? why : place_in(fresh, size, align, prot, ret_addr);
+}
+
+/* --- renew -------------------------------------------------------------- */
+
+static int renew_piece(struct store *s, const struct extent *e, int prot)
+{
+	size_t len = e->end - e->start;
+	int seen = e->state == EXTENT_FROZEN ||
+		   (e->flags & (EXTENT_STALE | EXTENT_PINNED));
+	int ret = freeze_reserve(s, 2);
+
+	if (ret == 0 && (e->flags & EXTENT_FOREIGN || (seen && !lease_free(&s->lease))))
+		ret = -EAGAIN;
+	if (ret < 0)
+		return ret;
+	if (e->state == EXTENT_OWNED || seen)
+		ret = store_punch(s, e->start, len);
+	if (ret == 0 && (e->state == EXTENT_OWNED || e->state == EXTENT_FREE))
+		ret = store_commit(s, e->start, len, prot);
+	else if (ret == 0)
+		ret = store_renew(s, e->start, len, prot);
+	if (ret == 0)
+		note_owned(s, e->start, e->end, prot);
+	return ret;
+}
+
+int memory_renew(struct store *s, uintptr_t start, uintptr_t end, int prot)
+{
+	if (s->inherited || process_forking() || process.lock_future ||
+	    options.engine == COW_ENGINE_OFF)
+		return -EAGAIN;
+	extents_each(e, &s->extents, start, end) {
+		int ret = store_have_room(s) ? renew_piece(s, &e, prot) : -ENOMEM;
+
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot)
+{
+	extents_each(e, &s->extents, start, end) {
+		unsigned stale = e.state == EXTENT_FROZEN ||
+				 (e.flags & (EXTENT_STALE | EXTENT_PINNED));
+
+		if (s->inherited && e.state == EXTENT_FREE)
+			continue;
+		if (e.state == EXTENT_OWNED && !s->inherited)
+			store_punch(s, e.start, e.end - e.start);
+		if (s->inherited)
+			stale = 0;
+		if (!(e.flags & EXTENT_FOREIGN))
+			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE,
+				    prot & 7, stale ? EXTENT_STALE : 0);
+		s->stale |= stale;
+	}
 }
 
 /* --- unmap -------------------------------------------------------------- */
@@ -142,8 +206,8 @@ void memory_advise_again(uintptr_t start, size_t len, unsigned flags)
 		sys_madvise(start, len, MADV_DONTDUMP);
 }
 
-/* Plain memory over the window. The store's bytes wait for descendants. */
-static int overlay(struct store *s, const struct extent *e)
+/* The store's bytes wait for descendants. */
+int memory_empty(struct store *s, const struct extent *e)
 {
 	long p = sys_mmap(e->start, e->end - e->start, e->prot,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
@@ -165,8 +229,11 @@ static int zero_frozen(struct store *s, const struct extent *e)
 	int writable = (e->prot & (PROT_READ | PROT_WRITE)) == (PROT_READ | PROT_WRITE);
 	int ret = -ENOMEM;
 
-	if (!writable || len > ZERO_BY_HAND)
-		ret = overlay(s, e);
+	if (!writable || len > ZERO_BY_HAND) {
+		ret = memory_renew(s, e->start, e->end, e->prot);
+		if (ret < 0)
+			ret = memory_empty(s, e);
+	}
 	if (ret < 0 && writable) {
 		memset((void *)e->start, 0, len);
 		ret = 0;
@@ -178,7 +245,7 @@ static int zero_owned(struct store *s, const struct extent *e)
 {
 	int ret = store_punch(s, e->start, e->end - e->start);
 
-	return ret < 0 ? overlay(s, e) : 0;
+	return ret < 0 ? memory_empty(s, e) : 0;
 }
 
 static int zero_piece(struct store *s, const struct extent *e)
@@ -188,7 +255,7 @@ static int zero_piece(struct store *s, const struct extent *e)
 	if (e->state == EXTENT_FROZEN)
 		return zero_frozen(s, e);
 	if (e->flags & EXTENT_PINNED)
-		return overlay(s, e);
+		return memory_empty(s, e);
 	if (e->state == EXTENT_FREE && !s->inherited)
 		return -ENOMEM;
 	return sys_madvise(e->start, e->end - e->start, MADV_DONTNEED);

@@ -8,15 +8,29 @@
 
 #include "store.h"
 
-/* Put size bytes of zeros (whole pages), readable and writable, into a store of
- * this process. The process lock is held. 0, or the enum cow_reason why not. */
-int memory_place(size_t size, size_t align, uintptr_t *ret_addr);
+/* Put size bytes of zeros (whole pages) into a store of this process. The process
+ * lock is held. 0, or the enum cow_reason why not. */
+int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr);
+
+/* Zeros in the store for part of a window, whatever was there. -EAGAIN when
+ * descendants look, a fork is under way, or the store is not ours: then parts may
+ * be zeros already, and the caller maps something else there. Likewise. */
+int memory_renew(struct store *s, uintptr_t start, uintptr_t end, int prot);
+
+/* The program put something of its own over part of a window. Likewise. */
+void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot);
+
+/* A flag of mmap(2) without effect, but that such a mapping stays native. */
+#define MEMORY_NATIVE MAP_STACK
 
 /* Unmap part of a store's window. 0 or -errno. The process lock is held. */
 int memory_unmap(struct store *s, uintptr_t start, uintptr_t end);
 
 /* Zero part of a window, as MADV_DONTNEED does; likewise. */
 int memory_zero(struct store *s, uintptr_t start, uintptr_t end);
+
+/* Lay plain anonymous memory over a piece of a window. Likewise. */
+int memory_empty(struct store *s, const struct extent *e);
 
 /* Make part of a window the kernel's to serve, its contents kept. Likewise. */
 int memory_detach(struct store *s, uintptr_t start, uintptr_t end,

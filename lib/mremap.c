@@ -57,7 +57,7 @@ static long make_target(const struct move *m)
 	if (m->flags & MREMAP_FIXED)
 		flags |= MAP_FIXED;
 	if (m->source.flags & (EXTENT_DONTFORK | EXTENT_DONTDUMP))
-		flags |= MAP_STACK;	/* no effect but to stay out of the store */
+		flags |= MEMORY_NATIVE;
 	p = cow_mmap((void *)m->new_addr, m->new_len, rw, flags, -1, 0);
 	if (p == MAP_FAILED)
 		return -ENOMEM;
@@ -110,7 +110,7 @@ static long move_away(const struct move *m)
  * memory_unmap() closes it. */
 static long move_native(const struct move *m)
 {
-	const int none = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	const int none = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MEMORY_NATIVE;
 	size_t len = m->old_len < m->new_len ? m->old_len : m->new_len;
 	int fixed = m->flags & MREMAP_FIXED;
 	void *p = cow_mmap((void *)m->new_addr, m->new_len, PROT_NONE,
@@ -250,7 +250,8 @@ static long remap_foreign(const struct move *m, int into_window)
 	if (!into_window || check(&whole) < 0)
 		return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);
 	p = cow_mmap((void *)m->new_addr, m->new_len, PROT_NONE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE |
+		     MEMORY_NATIVE, -1, 0);
 	if (p == MAP_FAILED)
 		return -ENOMEM;
 	return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);

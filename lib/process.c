@@ -109,6 +109,7 @@ static void become_child(void)
 			if (!process.stores[i]->inherited)
 				store_inherit(process.stores[i]);
 		process.lock_future = 0;
+		atomic_store(&process.in_use, 0);
 		atomic_store(&process.life->known, LIFE_KNOWN);
 	}
 	while (newborn())

@@ -57,6 +57,7 @@ struct process {
 	struct life *life;
 	struct store *stores[PROCESS_STORES];
 	atomic_uint store_count;	/* only grows; read without the lock */
+	atomic_int in_use;		/* a store of its own holds memory */
 	int native_for_good;		/* enum cow_reason: no store can be made */
 	int lock_future;		/* mlockall(MCL_FUTURE) is in force */
 };

@@ -129,7 +129,7 @@ static int create(size_t size, size_t align, uintptr_t *ret_base)
 		align = size >= TABLE_SIZE ? TABLE_SIZE : sys_page_size();
 	if (make_table() < 0 || region_count == REGION_MAX)
 		return -ENOMEM;
-	why = memory_place(size, align, ret_base);
+	why = memory_place(size, align, PROT_READ | PROT_WRITE, ret_base);
 	if (why) {
 		process_native((enum cow_reason)why);
 		p = map_plain(size, align);

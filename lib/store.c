@@ -411,19 +411,34 @@ int store_decommit(struct store *s, uintptr_t start, size_t len)
 
 /* Lay a second view of the shadow's file pages over the window: mremap with
  * old size 0 duplicates a shared mapping, whatever lies there goes. */
-int store_reserve(struct store *s, uintptr_t start, size_t len)
+static int lay_view(struct store *s, uintptr_t start, size_t len, int prot)
 {
 	uintptr_t alias = store_alias(s, start);
-	long ret;
+	long ret = sys_mprotect(alias, len, prot);
 
-	ret = sys_mprotect(alias, len, PROT_NONE);
-	if (ret < 0)
-		return (int)ret;
-	ret = sys_mremap(alias, 0, len, MOVE, start);
-	if (sys_failed(ret))
-		return (int)ret;
-	sys_madvise(start, len, MADV_DONTDUMP);
-	return 0;
+	if (ret == 0)
+		ret = sys_mremap(alias, 0, len, MOVE, start);
+	if (prot != PROT_NONE)
+		sys_mprotect(alias, len, PROT_NONE);
+	return sys_failed(ret) ? (int)ret : 0;
+}
+
+int store_reserve(struct store *s, uintptr_t start, size_t len)
+{
+	int ret = lay_view(s, start, len, PROT_NONE);
+
+	if (ret == 0)
+		sys_madvise(start, len, MADV_DONTDUMP);
+	return ret;
+}
+
+int store_renew(struct store *s, uintptr_t start, size_t len, int prot)
+{
+	int ret = lay_view(s, start, len, prot);
+
+	if (ret == 0)
+		sys_madvise(start, len, MADV_DODUMP);
+	return ret;
 }
 
 int store_punch(struct store *s, uintptr_t start, size_t len)

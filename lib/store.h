@@ -78,6 +78,9 @@ int store_decommit(struct store *s, uintptr_t start, size_t len);
 /* Anything at all -> FREE, the store's bytes kept. */
 int store_reserve(struct store *s, uintptr_t start, size_t len);
 
+/* Anything at all -> OWNED, with what the store holds there. */
+int store_renew(struct store *s, uintptr_t start, size_t len, int prot);
+
 /* Zero the store there and free its memory, whatever maps it. */
 int store_punch(struct store *s, uintptr_t start, size_t len);
 

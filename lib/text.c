@@ -37,6 +37,7 @@ const char *cow_reason_string(enum cow_reason reason)
 		[COW_REASON_STORES] = "too many ancestors' stores in this process",
 		[COW_REASON_CALL] = "a memory call that only plain memory can serve",
 		[COW_REASON_FOREIGN] = "another mapping was found where a region was",
+		[COW_REASON_SANDBOX] = "the program restricted its system calls",
 	};
 
 	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";

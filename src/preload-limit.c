@@ -1,15 +1,19 @@
 /*
- * Limits that a program sets on itself. A store reserves address space many
- * times the size of memory, which a limit on address space would count: so
- * before one takes hold, memory is frozen for good and the reservations go.
+ * Limits and sandboxes that a program puts on itself. A store reserves address
+ * space many times the size of memory, which RLIMIT_AS would count; a system
+ * call filter may refuse, or kill for, what a freeze needs. So before one takes
+ * hold, memory is frozen for good and the reservations go.
  *
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <stdarg.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cowfork.h"
 #include "freeze.h"
 #include "preload.h"
 #include "process.h"
@@ -53,4 +57,26 @@ INTERPOSED int setrlimit64(__rlimit_resource_t resource, const struct rlimit64 *
 INTERPOSED int setrlimit(__rlimit_resource_t resource, const struct rlimit *new)
 {
 	return limit_by(0, (int)resource, (const struct rlimit64 *)new, NULL);
+}
+
+/* PR_SET_NO_NEW_PRIVS is what comes before a filter, and all that libseccomp does
+ * by prctl(2). New memory then stays native: a call that the filter kills for must
+ * not be tried. */
+INTERPOSED int prctl(int option, ...)
+{
+	unsigned long arg[4];
+	va_list args;
+
+	va_start(args, option);
+	for (int i = 0; i < 4; i++)
+		arg[i] = va_arg(args, unsigned long);
+	va_end(args);
+	if (option == PR_SET_NO_NEW_PRIVS || option == PR_SET_SECCOMP) {
+		process_lock();
+		if (!process.native_for_good)
+			process.native_for_good = COW_REASON_SANDBOX;
+		(void)freeze_retire();
+		process_unlock();
+	}
+	return (int)syscall(SYS_prctl, option, arg[0], arg[1], arg[2], arg[3]);
 }

@@ -4,10 +4,16 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "cowfork.h"
@@ -79,6 +85,48 @@ void preload_detach(void *addr, size_t len)
 {
 	(void)!cow_madvise(addr, len, MADV_DONTDUMP);
 	(void)!cow_madvise(addr, len, MADV_DODUMP);
+}
+
+/* Does the descriptor stand for this process? Its fdinfo tells; negative numbers
+ * below -9999 are the kernel's PIDFD_SELF and its kin (6.14). */
+static int is_self(int pidfd)
+{
+	char path[64], text[1024];
+	const char *pid;
+	ssize_t n;
+	int fd;
+
+	if (pidfd < 0)
+		return pidfd <= -10000;
+	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", pidfd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	pid = strstr(text, "\nPid:");
+	return pid && atoi(pid + 5) == (int)getpid();
+}
+
+/* A vector without elements asks the kernel whether it would. */
+INTERPOSED ssize_t process_madvise(int pidfd, const struct iovec *iov, size_t count,
+				   int advice, unsigned flags)
+{
+	ssize_t done = 0;
+	int before = errno;
+
+	if (flags || !is_self(pidfd) ||
+	    syscall(SYS_process_madvise, pidfd, iov, 0, advice, flags) < 0) {
+		errno = before;
+		return syscall(SYS_process_madvise, pidfd, iov, count, advice, flags);
+	}
+	for (size_t i = 0; i < count; i++) {
+		if (cow_madvise(iov[i].iov_base, iov[i].iov_len, advice) < 0)
+			return done ? done : -1;
+		done += (ssize_t)iov[i].iov_len;
+	}
+	return done;
 }
 
 INTERPOSED int pkey_mprotect(void *addr, size_t len, int prot, int pkey)

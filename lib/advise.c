@@ -1,0 +1,226 @@
+/*
+ * madvise(2). Most advice is a hint that the store can ignore, or something that
+ * the kernel does alike on its mappings; what only anonymous memory can have is
+ * given to anonymous memory that takes the place.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "call.h"
+#include "compat.h"
+#include "freeze.h"
+#include "memory.h"
+#include "process.h"
+#include "sys.h"
+
+/* What an advice asks for on memory in the store. */
+enum meaning {
+	MEANS_EINVAL,	/* as on anonymous memory */
+	MEANS_NOTHING,	/* a hint, or already so */
+	MEANS_KERNEL,	/* the kernel does the same on our mapping */
+	MEANS_ZERO,
+	MEANS_DETACH,	/* an attribute that a thaw would lose */
+	MEANS_ANONYMOUS,/* only anonymous memory can have it */
+	MEANS_EMPTY,	/* ... and what was there is gone */
+};
+
+/* The kernel looks at the advice before the range. */
+static int is_known(int advice)
+{
+	return sys_madvise(0, 0, advice) == 0;
+}
+
+static enum meaning meaning(int advice)
+{
+	switch (advice) {
+	case MADV_DONTNEED: case MADV_FREE:
+		return MEANS_ZERO;
+	case MADV_NORMAL: case MADV_RANDOM: case MADV_SEQUENTIAL:
+	case MADV_WILLNEED: case MADV_HUGEPAGE: case MADV_NOHUGEPAGE:
+	case MADV_MERGEABLE: case MADV_UNMERGEABLE: case MADV_DODUMP:
+	case MADV_DOFORK: case MADV_KEEPONFORK:
+		return MEANS_NOTHING;
+	case MADV_COLD: case MADV_PAGEOUT: case MADV_POPULATE_READ:
+	case MADV_POPULATE_WRITE: case MADV_COLLAPSE: case MADV_HWPOISON:
+		return MEANS_KERNEL;
+	case MADV_DONTFORK: case MADV_DONTDUMP:
+		return MEANS_DETACH;
+	case MADV_WIPEONFORK:
+		return MEANS_ANONYMOUS;
+	case MADV_REMOVE:
+		return MEANS_EINVAL;
+	default: /* what not every kernel knows */
+		break;
+	}
+	if (!is_known(advice))
+		return MEANS_EINVAL;
+	switch (advice) {
+	case MADV_DONTNEED_LOCKED:
+		return MEANS_ZERO;
+	case MADV_GUARD_INSTALL:
+		return MEANS_EMPTY;
+	case MADV_GUARD_REMOVE:
+		return MEANS_NOTHING;
+	default:
+		return MEANS_ANONYMOUS;
+	}
+}
+
+/* Copy a piece to anonymous memory and put that in its place. What another
+ * thread writes to the piece during the call can be lost; nobody asks for
+ * MADV_WIPEONFORK on memory in use. */
+static int make_anonymous(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int ret;
+
+	if (sys_failed(p))
+		return -ENOMEM;
+	ret = sys_mprotect(e->start, len, e->prot | PROT_READ);
+	if (ret == 0) {
+		memcpy((void *)p, (void *)e->start, len);
+		ret = sys_mprotect((uintptr_t)p, len, e->prot);
+	}
+	if (ret == 0)
+		ret = sys_failed(sys_mremap((uintptr_t)p, len, len,
+				MREMAP_MAYMOVE | MREMAP_FIXED, e->start)) ? -ENOMEM : 0;
+	if (ret < 0) {
+		sys_munmap((uintptr_t)p, len);
+		sys_mprotect(e->start, len, e->prot);
+		return ret;
+	}
+	process_native(COW_REASON_CALL);
+	memory_yield(s, e->start, e->end, e->prot);
+	return 0;
+}
+
+/* On detached memory: the kernel does it, we remember what a later overlay or
+ * move would lose. */
+static int advise_attribute(struct store *s, const struct extent *e, int advice)
+{
+	unsigned flag = advice == MADV_DONTFORK || advice == MADV_DOFORK ?
+			EXTENT_DONTFORK : EXTENT_DONTDUMP;
+	int on = advice == MADV_DONTFORK || advice == MADV_DONTDUMP;
+	int ret = sys_madvise(e->start, e->end - e->start, advice);
+
+	if (ret == 0)
+		extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot,
+			    on ? e->flags | flag : e->flags & ~flag);
+	return ret;
+}
+
+/* The kernel knows whether it is locked, and then refuses; otherwise what it
+ * drops shows the store's bytes again, until a fresh mapping lies over them. */
+static int zero_pinned(struct store *s, const struct extent *e, int advice)
+{
+	size_t len = e->end - e->start;
+	int ret = sys_madvise(e->start, len, MADV_DONTNEED);
+
+	if (ret == 0)
+		return memory_zero(s, e->start, e->end);
+	if (advice != MADV_DONTNEED_LOCKED ||
+	    (e->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
+		return ret;
+	memset((void *)e->start, 0, len);
+	return 0;
+}
+
+static int advise_pinned(struct store *s, const struct extent *e, int advice)
+{
+	int ret = 0;
+
+	switch (advice) {
+	case MADV_DONTFORK: case MADV_DOFORK: case MADV_DONTDUMP: case MADV_DODUMP:
+		return advise_attribute(s, e, advice);
+	default:
+		break;
+	}
+	switch (meaning(advice)) {
+	case MEANS_EINVAL:
+		return -EINVAL;
+	case MEANS_ZERO:
+		return zero_pinned(s, e, advice);
+	case MEANS_ANONYMOUS:
+		ret = make_anonymous(s, e);
+		break;
+	case MEANS_EMPTY:	/* the kernel knows whether it is locked */
+		ret = sys_madvise(e->start, e->end - e->start, advice);
+		if (ret == 0)
+			ret = memory_empty(s, e);
+		break;
+	case MEANS_NOTHING: case MEANS_KERNEL: case MEANS_DETACH:
+		break;
+	}
+	return ret ? ret : sys_madvise(e->start, e->end - e->start, advice);
+}
+
+static int advise_ours(struct store *s, const struct extent *e, int advice)
+{
+	struct extent pinned = *e;
+	int ret = 0;
+
+	switch (meaning(advice)) {
+	case MEANS_EINVAL:
+		return -EINVAL;
+	case MEANS_NOTHING:
+		return 0;
+	case MEANS_ZERO:
+		return memory_zero(s, e->start, e->end);
+	case MEANS_ANONYMOUS:
+		ret = make_anonymous(s, e);
+		break;
+	case MEANS_EMPTY:
+		ret = memory_empty(s, e);
+		break;
+	case MEANS_DETACH:
+		ret = memory_detach(s, e->start, e->end, COW_REASON_CALL);
+		pinned.flags = EXTENT_PINNED;
+		return ret ? ret : advise_attribute(s, &pinned, advice);
+	case MEANS_KERNEL:
+		break;
+	}
+	return ret ? ret : sys_madvise(e->start, e->end - e->start, advice);
+}
+
+static int advise_piece(struct store *s, const struct extent *e, int advice)
+{
+	if (!store_have_room(s))
+		return -ENOMEM;
+	if (memory_is_ours(s, e))
+		return advise_ours(s, e, advice);
+	if (e->state == EXTENT_FREE && !s->inherited)
+		return -ENOMEM;
+	if (e->flags & EXTENT_PINNED)
+		return advise_pinned(s, e, advice);
+	return sys_madvise(e->start, e->end - e->start, advice);
+}
+
+static int managed_madvise(struct store *s, uintptr_t start, uintptr_t end, int advice)
+{
+	int result = 0;
+
+	extents_each(e, &s->extents, start, end) {
+		int ret = advise_piece(s, &e, advice);
+
+		if (ret < 0)
+			result = ret;
+		if (ret < 0 && ret != -ENOMEM)
+			break;
+	}
+	return result;
+}
+
+int cow_madvise(void *addr, size_t len, int advice)
+{
+	const struct call call = { sys_madvise, managed_madvise, advice, 1 };
+	uintptr_t start = (uintptr_t)addr;
+
+	if (!call_in_window(start, sys_whole_pages(len)))
+		return call_result(sys_madvise(start, len, advice));
+	return call_over_range(&call, start, sys_whole_pages(len));
+}

@@ -1,0 +1,145 @@
+/*
+ * The walk over a range (call.h), munmap and mprotect. Outside a window, and for
+ * memory that is the kernel's to serve, the bare system call is made.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "call.h"
+#include "freeze.h"
+#include "memory.h"
+#include "process.h"
+#include "region.h"
+#include "sys.h"
+
+int call_result(int ret)
+{
+	if (ret >= 0)
+		return ret;
+	errno = -ret;
+	return -1;
+}
+
+void *call_address(long ret)
+{
+	if (!sys_failed(ret))
+		return (void *)ret;
+	errno = (int)-ret;
+	return MAP_FAILED;
+}
+
+int call_is_proper(uintptr_t start, size_t len)
+{
+	return len && !(start & (sys_page_size() - 1)) && start + len > start;
+}
+
+int call_in_window(uintptr_t start, size_t len)
+{
+	return call_is_proper(start, len) && process_store_at(start, len);
+}
+
+static int over_range(const struct call *call, uintptr_t start, size_t len)
+{
+	uintptr_t end = start + len;
+	int result = 0;
+
+	while (start < end) {
+		struct store *s = process_store_at(start, end - start);
+		uintptr_t stop = end;
+		int ret;
+
+		if (s && s->base > start) {
+			stop = s->base;
+			s = NULL;
+		}
+		if (s && s->base + s->size < end)
+			stop = s->base + s->size;
+		ret = s ? call->managed(s, start, stop, call->value)
+			: call->native(start, stop - start, call->value);
+		if (ret < 0)
+			result = ret;
+		if (ret < 0 && !(call->goes_on && ret == -ENOMEM))
+			break;
+		start = stop;
+	}
+	return result;
+}
+
+int call_over_range(const struct call *call, uintptr_t start, size_t len)
+{
+	int ret;
+
+	process_lock();
+	ret = over_range(call, start, len);
+	process_unlock();
+	return call_result(ret);
+}
+
+/* --- munmap ------------------------------------------------------------- */
+
+static int native_munmap(uintptr_t start, size_t len, int value)
+{
+	int ret = sys_munmap(start, len);
+
+	(void)value;
+	if (ret == 0)
+		region_cut(start, start + len);
+	return ret;
+}
+
+static int managed_munmap(struct store *s, uintptr_t start, uintptr_t end, int value)
+{
+	int ret = memory_unmap(s, start, end);
+
+	(void)value;
+	if (ret == 0)
+		region_cut(start, end);
+	return ret;
+}
+
+int cow_munmap(void *addr, size_t len)
+{
+	const struct call call = { native_munmap, managed_munmap, 0, 0 };
+	uintptr_t start = (uintptr_t)addr;
+
+	if (!call_in_window(start, sys_whole_pages(len)) &&
+	    !(region_total() && call_is_proper(start, sys_whole_pages(len))))
+		return call_result(sys_munmap(start, len));
+	return call_over_range(&call, start, sys_whole_pages(len));
+}
+
+/* --- mprotect ----------------------------------------------------------- */
+
+static int managed_mprotect(struct store *s, uintptr_t start, uintptr_t end, int prot)
+{
+	extents_each(e, &s->extents, start, end) {
+		int ours = memory_is_ours(s, &e), ret = 0;
+
+		if (e.state == EXTENT_FREE && !s->inherited)
+			return -ENOMEM;
+		if ((ours || e.flags & EXTENT_PINNED) && (prot & ~7 || !store_have_room(s)))
+			return prot & ~7 ? -EINVAL : -ENOMEM;
+		if (ours && !s->inherited && e.state == EXTENT_OWNED)
+			ret = freeze_reserve(s, 2);
+		if (ret == 0)
+			ret = sys_mprotect(e.start, e.end - e.start, prot);
+		if (ret < 0)
+			return ret;
+		if (ours || e.flags & EXTENT_PINNED)
+			extents_set(&s->extents, e.start, e.end,
+				    (enum extent_state)e.state, prot, e.flags);
+	}
+	return 0;
+}
+
+int cow_mprotect(void *addr, size_t len, int prot)
+{
+	const struct call call = { sys_mprotect, managed_mprotect, prot, 0 };
+	uintptr_t start = (uintptr_t)addr;
+
+	if (!call_in_window(start, sys_whole_pages(len)))
+		return call_result(sys_mprotect(start, len, prot));
+	return call_over_range(&call, start, sys_whole_pages(len));
+}
