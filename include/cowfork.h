@@ -164,7 +164,7 @@ int cow_region_state(const void *addr) COW_MUST_CHECK;
  * anonymous private memory, where the bare system call would not. The preload
  * runtime puts them under the C library's names; a program that calls the
  * library directly uses them on its regions. cow_mmap() puts private anonymous
- * read-write mappings of at least the option min_size into the store.
+ * mappings of at least the option min_size into the store.
  */
 void *cow_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	COW_MUST_CHECK;
