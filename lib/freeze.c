@@ -156,19 +156,47 @@ static int by_halves(step_fn *step, struct store *s, uintptr_t start, size_t len
 
 static int freeze_step(struct store *s, uintptr_t start, size_t len, int prot)
 {
-	int ret = store_park(s, start, len, prot);
+	int ret = store_park(s, start, len);
 
+	(void)prot;
 	if (ret == 0)
-		extents_set(&s->extents, start, start + len, EXTENT_FROZEN, prot, 0);
+		extents_each(e, &s->extents, start, start + len)
+			extents_set(&s->extents, e.start, e.end, EXTENT_FROZEN,
+				    e.prot, 0);
 	return ret;
 }
 
-int freeze_range(struct store *s, uintptr_t start, size_t len, int prot)
+int freeze_range(struct store *s, uintptr_t start, size_t len)
 {
+	int ret;
+
 	if (!store_may_move(s, len) || !store_have_room(s))
 		return -ENOMEM;
 	spare_release(&s->spare);
-	return by_halves(freeze_step, s, start, len, prot);
+	ret = freeze_step(s, start, len, 0);
+	if (ret != -EFAULT)
+		return ret;
+	extents_each(e, &s->extents, start, start + len) {
+		ret = by_halves(freeze_step, s, e.start, e.end - e.start, 0);
+		if (ret < 0)
+			break;
+	}
+	return ret;
+}
+
+/* The end of the run of OWNED extents from start on. */
+static uintptr_t run_end(const struct store *s, uintptr_t start)
+{
+	uintptr_t end = start, limit = s->base + s->size;
+
+	while (end < limit) {
+		struct extent e = extents_piece(&s->extents, end, limit);
+
+		if (e.state != EXTENT_OWNED)
+			break;
+		end = e.end;
+	}
+	return end;
 }
 
 static int freeze_store(struct store *s)
@@ -180,7 +208,8 @@ static int freeze_store(struct store *s)
 	extents_each(e, &s->extents, s->base, s->base + s->size) {
 		if (e.state != EXTENT_OWNED)
 			continue;
-		ret = freeze_range(s, e.start, e.end - e.start, e.prot);
+		e.end = run_end(s, e.start);
+		ret = freeze_range(s, e.start, e.end - e.start);
 		if (ret < 0)
 			break;
 		moved++;

@@ -11,12 +11,12 @@
 
 #include "store.h"
 
-/* Freeze what is OWNED. Returns how many extents moved, or -ENOMEM: what could
+/* Freeze what is OWNED. Returns how many runs of it moved, or -ENOMEM: what could
  * not be frozen stays OWNED and no fork may follow. */
 int freeze_all(void);
 
-/* Freeze [start, start + len) of one OWNED extent. */
-int freeze_range(struct store *s, uintptr_t start, size_t len, int prot);
+/* Freeze [start, start + len), all of it OWNED. */
+int freeze_range(struct store *s, uintptr_t start, size_t len);
 
 /* Freeze for good, and let go of all address space that is not the program's.
  * As freeze_all(). What children still see of freed memory, and what was freed,

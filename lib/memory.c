@@ -290,7 +290,7 @@ int memory_detach(struct store *s, uintptr_t start, uintptr_t end,
 		if (!store_have_room(s))
 			return -ENOMEM;
 		if (e.state == EXTENT_OWNED)
-			ret = freeze_range(s, e.start, e.end - e.start, e.prot);
+			ret = freeze_range(s, e.start, e.end - e.start);
 		if (ret == 0 && !store_have_room(s))
 			ret = -ENOMEM;
 		if (ret < 0)

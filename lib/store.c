@@ -243,11 +243,13 @@ static int try_cycle(struct store *s)
 	if (store_commit(s, s->base, page, prot) < 0)
 		return -1;
 	*(volatile char *)s->base = 1;
-	if (store_park(s, s->base, page, prot) < 0)
+	extents_set(&s->extents, s->base, s->base + page, EXTENT_OWNED, prot, 0);
+	if (store_park(s, s->base, page) < 0)
 		return -1;
 	if (store_unpark(s, s->base, page, prot) < 0 ||
 	    *(volatile char *)s->base != 1)
 		return -1;
+	extents_set(&s->extents, s->base, s->base + page, EXTENT_FREE, 0, 0);
 	if (store_decommit(s, s->base, page) < 0)
 		return -1;
 	return store_punch(s, s->base, page);
@@ -464,40 +466,47 @@ int store_punch(struct store *s, uintptr_t start, size_t len)
 
 /* At rest the template is inaccessible and unlocked, so that no mlockall(2), not
  * even one made behind our back, fills it: it would show what it was filled with
- * ever after. The piece gets the extent's protection before it moves, so that
+ * ever after. Each piece gets its extent's protection before it moves, so that
  * there is no instant in which a guard page could be touched. */
-static int cover(struct store *s, uintptr_t start, size_t len, int prot)
+static int cover(struct store *s, uintptr_t start, size_t len)
 {
-	uintptr_t piece = start - s->base + s->template;
-	long ret;
+	uintptr_t to_template = s->template - s->base;
+	int prot = extents_piece(&s->extents, start, start + len).prot;
+	long ret = sys_mprotect(start + to_template, len, prot);
 
-	sys_munlock(piece, len);
-	ret = sys_mprotect(piece, len, prot);
+	sys_munlock(start + to_template, len);
+	extents_each(e, &s->extents, start, start + len)
+		if (ret == 0 && e.prot != prot)
+			ret = sys_mprotect(e.start + to_template, e.end - e.start, e.prot);
 	if (ret == 0)
-		ret = sys_mremap(piece, len, len, MOVE_STAY, start);
-	sys_mprotect(piece, len, PROT_NONE);
+		ret = sys_mremap(start + to_template, len, len, MOVE_STAY, start);
+	sys_mprotect(start + to_template, len, PROT_NONE);
 	return sys_failed(ret) ? (int)ret : 0;
 }
 
-int store_park(struct store *s, uintptr_t start, size_t len, int prot)
+/* What was not parked, or not all, comes back with empty page tables at worst. */
+static void take_back(struct store *s, uintptr_t start, size_t len)
+{
+	extents_each(e, &s->extents, start, start + len)
+		store_unpark(s, e.start, e.end - e.start, e.prot);
+}
+
+int store_park(struct store *s, uintptr_t start, size_t len)
 {
 	uintptr_t alias = store_alias(s, start);
 	long moved = sys_mremap(start, len, len, MOVE_STAY, alias);
-	int ret;
+	int ret = sys_failed(moved) ? (int)moved : 0;
 
-	if (sys_failed(moved))
-		return (int)moved;
-	sys_madvise(alias, len, MADV_DONTDUMP);
-	/* from here the page tables are in the shadow; the window, still shared,
-	 * would only fault them in again: that is the way out below */
-	ret = cover(s, start, len, prot);
-	if (ret < 0)
-		return ret;
-	ret = sys_madvise(start, len, MADV_DODUMP);
+	if (ret == 0) {
+		sys_madvise(alias, len, MADV_DONTDUMP);
+		ret = cover(s, start, len);
+	}
+	if (ret == 0)
+		ret = sys_madvise(start, len, MADV_DODUMP);
 	if (ret == 0)
 		ret = sys_madvise(start, len, MADV_DOFORK);
 	if (ret < 0)
-		store_unpark(s, start, len, prot);
+		take_back(s, start, len);
 	return ret;
 }
 

@@ -84,9 +84,10 @@ int store_renew(struct store *s, uintptr_t start, size_t len, int prot);
 /* Zero the store there and free its memory, whatever maps it. */
 int store_punch(struct store *s, uintptr_t start, size_t len);
 
-/* The two halves of a freeze and the way back. On failure memory is as it was
- * before the call. */
-int store_park(struct store *s, uintptr_t start, size_t len, int prot);
+/* The step of a freeze, over neighbouring OWNED extents, and the way back, over
+ * one. On failure memory is as it was before the call. -EFAULT from the first:
+ * the kernel wants one mapping at a time (before Linux 6.17). */
+int store_park(struct store *s, uintptr_t start, size_t len);
 int store_unpark(struct store *s, uintptr_t start, size_t len, int prot);
 
 /* Does the address space limit allow to move len bytes now? A limit set since
