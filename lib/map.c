@@ -183,8 +183,22 @@ static long map_in_vacancy(struct request *r)
 	return ret;
 }
 
-/* Where the kernel would heed the hint so does the library, at the price of
- * native memory. */
+/* Large memory brings its window along. */
+static long map_with_window(const struct request *r)
+{
+	int why = COW_REASON_FORKING;
+
+	if (!process_lock_unless_forking())
+		return -EEXIST;
+	why = memory_place_at(r->start, r->size, r->prot);
+	process_unlock();
+	if (why)
+		return -EEXIST;
+	populate(r, r->start);
+	return (long)r->start;
+}
+
+/* Where the kernel would heed the hint so does the library. */
 static long map_near(struct request *r)
 {
 	uintptr_t at;
@@ -193,6 +207,8 @@ static long map_near(struct request *r)
 	r->start &= ~(sys_page_size() - 1);
 	if (r->size && call_in_window(r->start, r->size))
 		ret = map_in_vacancy(r);
+	else if (belongs(r) && r->size >= options.min_size)
+		ret = map_with_window(r);
 	if (!sys_failed(ret))
 		return ret;
 	ret = map_natively(r);

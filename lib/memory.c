@@ -18,6 +18,7 @@
 #include "memory.h"
 #include "options.h"
 #include "process.h"
+#include "procfs.h"
 #include "sys.h"
 
 /* Above this, zeros come by mapping rather than by writing them. */
@@ -30,35 +31,60 @@ static void note_owned(struct store *s, uintptr_t start, uintptr_t end, int prot
 	huge_restart(s);
 }
 
-static int place_in(struct store *s, size_t size, size_t align, int prot,
-		    uintptr_t *ret_addr)
+static int commit(struct store *s, uintptr_t at, size_t size, int prot)
 {
-	uintptr_t at = extents_fit(&s->extents, size, align);
-
-	if (!at)
-		return COW_REASON_ADDRESS;
-	if (!store_have_room(s) ||
-	    freeze_reserve(s, 2) < 0 ||
+	if (!store_have_room(s) || freeze_reserve(s, 2) < 0 ||
 	    store_commit(s, at, size, prot) < 0)
 		return COW_REASON_MAPS;
 	note_owned(s, at, at + size, prot);
 	if (!atomic_load(&process.in_use))
 		atomic_store(&process.in_use, 1);
-	*ret_addr = at;
 	return COW_REASON_NONE;
 }
 
-int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr)
+static int place_in(struct store *s, size_t size, size_t align, int prot,
+		    uintptr_t *ret_addr)
 {
-	struct store *fresh;
-	int why = COW_REASON_ADDRESS;
+	uintptr_t at = extents_fit(&s->extents, size, align);
+	int why = at ? commit(s, at, size, prot) : COW_REASON_ADDRESS;
 
+	if (!why)
+		*ret_addr = at;
+	return why;
+}
+
+/* Looked at once a second at most: it costs some microseconds a descriptor. */
+static int pinned(void)
+{
+	struct life *life = process.life;
+	uint64_t now = sys_now_ns();
+
+	if (!life->pins_seen || now - life->pins_seen > 1000000000u) {
+		life->pins = procfs_pins() > 0;
+		life->pins_seen = now;
+	}
+	return life->pins;
+}
+
+static int why_not(void)
+{
 	if (options.engine == COW_ENGINE_OFF)
 		return COW_REASON_OFF;
 	if (process_forking())
 		return COW_REASON_FORKING;
 	if (process.lock_future)
 		return COW_REASON_LOCKED;
+	return pinned() ? COW_REASON_PINNED : COW_REASON_NONE;
+}
+
+int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr)
+{
+	struct store *fresh;
+	int why = why_not();
+
+	if (why)
+		return why;
+	why = COW_REASON_ADDRESS;
 	if (!align)
 		align = size >= TABLE_SIZE ? TABLE_SIZE : sys_page_size();
 	freeze_reap();
@@ -69,6 +95,16 @@ int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr)
 	}
 	why = store_open(size, align, &fresh);
 	return why ? why : place_in(fresh, size, align, prot, ret_addr);
+}
+
+int memory_place_at(uintptr_t at, size_t size, int prot)
+{
+	struct store *s;
+	int why = why_not();
+
+	if (!why)
+		why = store_open_at(at, size, &s);
+	return why ? why : commit(s, at, size, prot);
 }
 
 /* --- renew -------------------------------------------------------------- */

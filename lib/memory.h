@@ -12,6 +12,9 @@
  * lock is held. 0, or the enum cow_reason why not. */
 int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr);
 
+/* The same at an address where nothing is mapped, in a store made for it. */
+int memory_place_at(uintptr_t at, size_t size, int prot);
+
 /* Zeros in the store for part of a window, whatever was there. -EAGAIN when
  * descendants look, a fork is under way, or the store is not ours: then parts may
  * be zeros already, and the caller maps something else there. Likewise. */

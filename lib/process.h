@@ -51,6 +51,8 @@ struct life {
 	int frozen_ahead;		/* cow_prepare() did its freeze */
 	int flat;			/* its page tables were parked just now */
 	uint64_t reaped;		/* when freeze_reap() last asked */
+	uint64_t pins_seen;		/* when pinned() last looked, and what it saw */
+	int pins;
 };
 
 struct process {
@@ -60,6 +62,7 @@ struct process {
 	atomic_int in_use;		/* a store of its own holds memory */
 	int native_for_good;		/* enum cow_reason: no store can be made */
 	int lock_future;		/* mlockall(MCL_FUTURE) is in force */
+	unsigned stores_at;		/* stores made for a hint, ancestors' too */
 };
 
 extern struct process process;

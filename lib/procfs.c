@@ -25,7 +25,7 @@ struct reader {
 
 static int next(struct reader *r)
 {
-	if (r->used == r->have) {
+	if (r->used >= r->have) {
 		r->have = sys_read(r->fd, r->buf, sizeof(r->buf));
 		r->used = 0;
 		if (r->have <= 0)
@@ -176,4 +176,89 @@ int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 		ret = fn(arg, run, end - run);
 	sys_close(fd);
 	return ret;
+}
+
+/* --- core files --------------------------------------------------------- */
+
+#define FILTER_ANON_PRIVATE	1u	/* Documentation/filesystems/proc.rst */
+#define FILTER_FILE_PRIVATE	4u
+
+void procfs_dump_private(void)
+{
+	struct reader r = { .fd = sys_open("/proc/self/coredump_filter", O_RDWR) };
+	static const char digits[] = "0123456789abcdef";
+	char text[] = "0x00000000\n";
+	uint64_t filter = 0;
+
+	if (r.fd < 0)
+		return;
+	number(&r, 16, &filter);
+	if ((filter & FILTER_ANON_PRIVATE) && !(filter & FILTER_FILE_PRIVATE)) {
+		filter |= FILTER_FILE_PRIVATE;
+		for (int i = 0; i < 8; i++)
+			text[9 - i] = digits[filter >> 4 * i & 15];
+		(void)sys_write(r.fd, text, sizeof(text) - 1);
+	}
+	sys_close(r.fd);
+}
+
+/* --- descriptors that pin memory ---------------------------------------- */
+
+struct entry {		/* linux_dirent64, getdents64(2) */
+	uint64_t ino;
+	int64_t off;
+	uint16_t size;
+	uint8_t type;
+	char name[];
+};
+
+/* The number behind a name in an fdinfo file, in the base that it is written in;
+ * 0 when it is not there. */
+static uint64_t field(struct reader *r, const char *name, unsigned base)
+{
+	uint64_t value = 0;
+	size_t at = 0;
+	int c;
+
+	while (name[at] && (c = next(r)) >= 0)
+		at = c == name[at] ? at + 1 : 0;
+	if (name[at])
+		return 0;
+	while ((c = next(r)) == ' ' || c == '\t')
+		;
+	for (; c >= '0' && c <= '9'; c = next(r))
+		value = value * base + (unsigned)(c - '0');
+	return value;
+}
+
+static int pins(int dir, const char *name)
+{
+	struct reader r = { .fd = sys_open_at(dir, name, O_RDONLY) };
+	int found;
+
+	if (r.fd < 0)
+		return 0;
+	found = (field(&r, "flags:", 8) & O_DIRECT) || field(&r, "UserBufs:", 10);
+	sys_close(r.fd);
+	return found;
+}
+
+int procfs_pins(void)
+{
+	int dir = sys_open("/proc/thread-self/fdinfo", O_RDONLY | O_DIRECTORY);
+	_Alignas(struct entry) char buf[2048];
+	int found = 0;
+	long n;
+
+	if (dir < 0)
+		return dir;
+	while (!found && (n = sys_getdents(dir, buf, sizeof(buf))) > 0)
+		for (long at = 0; !found && at < n;) {
+			struct entry *e = (struct entry *)(buf + at);
+
+			found = e->name[0] != '.' && pins(dir, e->name);
+			at += e->size;
+		}
+	sys_close(dir);
+	return found;
 }

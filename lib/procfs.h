@@ -23,6 +23,13 @@ struct procfs_map {
 
 typedef int procfs_map_fn(void *arg, const struct procfs_map *map);
 
+/* Have core files hold private file mappings too, if they hold private memory. */
+void procfs_dump_private(void);
+
+/* Does the process hold a descriptor through which devices may write to pinned
+ * memory: one with O_DIRECT, an io_uring with registered buffers? -errno. */
+int procfs_pins(void);
+
 /* Call fn for each map in order of address; a result other than 0 ends the
  * walk and is returned. -errno when the file cannot be read. */
 int procfs_maps(procfs_map_fn *fn, void *arg);

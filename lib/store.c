@@ -12,6 +12,7 @@
 #include "compat.h"
 #include "log.h"
 #include "process.h"
+#include "procfs.h"
 #include "store.h"
 #include "sys.h"
 
@@ -20,6 +21,7 @@
 #define WINDOW_ALIGN ((size_t)1 << 30)
 #define WINDOW_MIN ((size_t)64 << 30)
 #define EXTENT_MAX 65536	/* more cannot be mapped (vm.max_map_count) */
+#define STORES_AT 4u		/* each store makes forks dearer by some us */
 
 enum { MOVE = MREMAP_MAYMOVE | MREMAP_FIXED,
        MOVE_STAY = MOVE | MREMAP_DONTUNMAP };
@@ -110,6 +112,23 @@ static uintptr_t reserve_window(size_t size)
 	while (n > 0)
 		sys_munmap(refused[--n], size);
 	return at;
+}
+
+/* Exactly there, or nowhere: 0. */
+static uintptr_t claim(uintptr_t at, size_t size)
+{
+	long p;
+
+	if (process_store_at(at, size))
+		return 0;
+	p = sys_mmap(at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+		     MAP_FIXED_NOREPLACE, -1, 0);
+	if (sys_failed(p))
+		return 0;
+	if ((uintptr_t)p == at)
+		return at;
+	sys_munmap((uintptr_t)p, size);	/* before Linux 4.17 */
+	return 0;
 }
 
 static uintptr_t map_range(uintptr_t at, size_t size, int prot, int flags, int fd)
@@ -218,7 +237,8 @@ static int map_file(struct store *s, int fd)
 		return -EBADF;
 	s->dev = st.st_dev;
 	s->ino = st.st_ino;
-	s->base = map_range(reserve_window(s->size), s->size, PROT_NONE, MAP_SHARED, fd);
+	s->base = map_range(s->base ? claim(s->base, s->size) : reserve_window(s->size),
+			    s->size, PROT_NONE, MAP_SHARED, fd);
 	s->shadow = map_range(reserve(s->size), s->size, PROT_NONE, MAP_SHARED, fd);
 	s->template = map_range(reserve(s->size), s->size, PROT_NONE, MAP_PRIVATE, fd);
 	return s->base && s->shadow && s->template ? 0 : -ENOMEM;
@@ -296,13 +316,14 @@ int store_kernel_can(void)
 	return can;
 }
 
-static int make(size_t window, struct store **ret_store)
+static int make(uintptr_t base, size_t window, struct store **ret_store)
 {
 	struct store *s = make_record(window);
 	int why;
 
 	if (!s)
 		return COW_REASON_ADDRESS;
+	s->base = base;
 	why = build(s);
 	if (why)
 		free_record(s);
@@ -311,11 +332,20 @@ static int make(size_t window, struct store **ret_store)
 	return why;
 }
 
+static void add(struct store *s)
+{
+	unsigned n = atomic_load(&process.store_count);
+
+	procfs_dump_private();
+	process.stores[n] = s;
+	atomic_store(&process.store_count, n + 1);
+	log_line(COW_LOG_INFO, "store %u: window of %zu GiB at %#lx", n, s->size >> 30,
+		 (unsigned long)s->base);
+}
+
 int store_open(size_t size, size_t align, struct store **ret_store)
 {
 	size_t need = size + (align > WINDOW_ALIGN ? align : 0);
-	unsigned n = atomic_load(&process.store_count);
-	struct store *s = NULL;
 	int why = why_not();
 
 	if (why)
@@ -323,16 +353,34 @@ int store_open(size_t size, size_t align, struct store **ret_store)
 	if (need < size || need > (size_t)1 << 46)
 		return COW_REASON_ADDRESS;
 	need = (need + WINDOW_ALIGN - 1) & ~(WINDOW_ALIGN - 1);
-	why = make(window_size(need), &s);
+	why = make(0, window_size(need), ret_store);
 	if (why == COW_REASON_ADDRESS)
-		why = make(need, &s);
+		why = make(0, need, ret_store);
+	if (!why)
+		add(*ret_store);
+	return why;
+}
+
+int store_open_at(uintptr_t at, size_t size, struct store **ret_store)
+{
+	uintptr_t base = at & ~(WINDOW_ALIGN - 1);
+	size_t need = (at + size - base + WINDOW_ALIGN - 1) & ~(WINDOW_ALIGN - 1);
+	size_t window = need > WINDOW_MIN ? need : WINDOW_MIN;
+	int why = why_not();
+
+	if (!why && (!base || process.stores_at == STORES_AT || need < size ||
+		     need > (size_t)1 << 46))
+		why = COW_REASON_ADDRESS;
 	if (why)
 		return why;
-	process.stores[n] = s;
-	atomic_store(&process.store_count, n + 1);
-	log_line(COW_LOG_INFO, "store: window of %zu GiB at %#lx", s->size >> 30,
-		 (unsigned long)s->base);
-	*ret_store = s;
+	do {
+		why = make(base, window, ret_store);
+		window = window > need && window / 2 < need ? need : window / 2;
+	} while (why == COW_REASON_ADDRESS && window >= need);
+	if (why)
+		return why;
+	process.stores_at++;
+	add(*ret_store);
 	return COW_REASON_NONE;
 }
 

@@ -51,6 +51,10 @@ struct store {
  * and add it to the process. 0, or the enum cow_reason why not. */
 int store_open(size_t size, size_t align, struct store **ret_store);
 
+/* The same with a window that holds [at, at + size), pages where nothing is
+ * mapped. COW_REASON_ADDRESS: something is, or there are enough such stores. */
+int store_open_at(uintptr_t at, size_t size, struct store **ret_store);
+
 /* What speaks for and against a store on this machine; for cow_facilities(). */
 int store_kernel_can(void);
 int store_strict_overcommit(void);

@@ -157,9 +157,14 @@ int sys_ftruncate(int fd, off_t size)
 	return (int)CALL(SYS_ftruncate, fd, size);
 }
 
+int sys_open_at(int dir, const char *name, int flags)
+{
+	return (int)CALL(SYS_openat, dir, name, flags | O_CLOEXEC);
+}
+
 int sys_open(const char *path, int flags)
 {
-	return (int)CALL(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC);
+	return sys_open_at(AT_FDCWD, path, flags);
 }
 
 long sys_pread(int fd, void *buf, size_t len, off_t off)
@@ -170,6 +175,16 @@ long sys_pread(int fd, void *buf, size_t len, off_t off)
 long sys_read(int fd, void *buf, size_t len)
 {
 	return CALL(SYS_read, fd, buf, len);
+}
+
+long sys_write(int fd, const void *buf, size_t len)
+{
+	return CALL(SYS_write, fd, buf, len);
+}
+
+long sys_getdents(int fd, void *buf, size_t len)
+{
+	return CALL(SYS_getdents64, fd, buf, len);
 }
 
 int sys_close(int fd)

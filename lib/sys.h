@@ -38,8 +38,11 @@ int sys_munlockall(void);
 int sys_memfd_create(const char *name, unsigned flags);
 int sys_ftruncate(int fd, off_t size);
 int sys_open(const char *path, int flags);
+int sys_open_at(int dir, const char *name, int flags);
 long sys_pread(int fd, void *buf, size_t len, off_t off);
 long sys_read(int fd, void *buf, size_t len);
+long sys_write(int fd, const void *buf, size_t len);
+long sys_getdents(int fd, void *buf, size_t len);
 int sys_close(int fd);
 
 /* Is no other task running in this address space, threads and CLONE_VM

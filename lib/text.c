@@ -38,6 +38,7 @@ const char *cow_reason_string(enum cow_reason reason)
 		[COW_REASON_CALL] = "a memory call that only plain memory can serve",
 		[COW_REASON_FOREIGN] = "another mapping was found where a region was",
 		[COW_REASON_SANDBOX] = "the program restricted its system calls",
+		[COW_REASON_PINNED] = "a descriptor that pins memory for devices is open",
 	};
 
 	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";
