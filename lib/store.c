@@ -36,23 +36,30 @@ static int unlimited(int resource)
 	       limit.rlim_cur == RLIM_INFINITY;
 }
 
+static int can_map(size_t size, int prot)
+{
+	long p = sys_mmap(0, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			  -1, 0);
+
+	if (sys_failed(p))
+		return 0;
+	sys_munmap((uintptr_t)p, size);
+	return 1;
+}
+
 /* Under vm.overcommit_memory=2 even a MAP_NORESERVE mapping is charged, so a
  * writable one far above all memory fails; a shared store would then die of
  * SIGBUS where malloc gets ENOMEM. Asked of the kernel, since /proc may be
  * missing. */
 int store_strict_overcommit(void)
 {
-	uint64_t want = sys_ram_and_swap() * 64;
-	long p;
+	uint64_t least = sys_ram_and_swap() * 2, want = least * 32;
 
-	if (!want || want > (uint64_t)1 << 44)
+	if (!least || want > (uint64_t)1 << 44)
 		want = (uint64_t)1 << 44;
-	p = sys_mmap(0, want, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (sys_failed(p))
-		return 1;
-	sys_munmap((uintptr_t)p, want);
-	return 0;
+	while (!can_map(want, PROT_NONE) && want / 2 > least)
+		want /= 2;	/* an address space that is almost full */
+	return can_map(want, PROT_NONE) && !can_map(want, PROT_READ | PROT_WRITE);
 }
 
 int store_unlimited(void)

@@ -72,6 +72,7 @@ __attribute__((constructor)) static void begin(void)
 {
 	preload_start();
 	preload_real();
+	preload_drop_sanitizers();
 }
 
 /* --- the report --------------------------------------------------------- */

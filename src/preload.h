@@ -26,6 +26,9 @@ const struct real *preload_real(void);
 /* Leave memory to the kernel for good, its contents kept. */
 void preload_detach(void *addr, size_t len);
 
+/* Take sanitizers' runtimes out of LD_PRELOAD, for what the program starts. */
+void preload_drop_sanitizers(void);
+
 /* Install the log callback before the library reads its options. Cheap once
  * done; called from wherever a program can enter first. */
 void preload_start(void);
