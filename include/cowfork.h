@@ -131,7 +131,7 @@ const char *cow_state_string(enum cow_state state);
  *
  *   size      bytes, 1 to the free address space; rounded up to whole pages
  *   align     bytes, a power of two of at least a page, or 0 for the library's
- *             choice (2 MiB where size is at least that)
+ *             choice (2 MiB where size is a multiple of that)
  *   ret_addr  where the base address goes; untouched on failure
  *
  * Where the store cannot be used the memory is plain anonymous memory, its

@@ -77,6 +77,13 @@ static int why_not(void)
 	return pinned() ? COW_REASON_PINNED : COW_REASON_NONE;
 }
 
+/* Whole tables where that leaves no gap: neighbours merge, and one move freezes
+ * them all. */
+size_t memory_align(size_t size)
+{
+	return size % TABLE_SIZE ? sys_page_size() : TABLE_SIZE;
+}
+
 int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr)
 {
 	struct store *fresh;
@@ -86,7 +93,7 @@ int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr)
 		return why;
 	why = COW_REASON_ADDRESS;
 	if (!align)
-		align = size >= TABLE_SIZE ? TABLE_SIZE : sys_page_size();
+		align = memory_align(size);
 	freeze_reap();
 	process_each_own(s) {
 		why = place_in(s, size, align, prot, ret_addr);

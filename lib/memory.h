@@ -8,6 +8,9 @@
 
 #include "store.h"
 
+/* The alignment of memory for which nothing else was asked. */
+size_t memory_align(size_t size);
+
 /* Put size bytes of zeros (whole pages) into a store of this process. The process
  * lock is held. 0, or the enum cow_reason why not. */
 int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr);

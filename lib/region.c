@@ -126,7 +126,7 @@ static int create(size_t size, size_t align, uintptr_t *ret_base)
 	long p;
 
 	if (!align)
-		align = size >= TABLE_SIZE ? TABLE_SIZE : sys_page_size();
+		align = memory_align(size);
 	if (make_table() < 0 || region_count == REGION_MAX)
 		return -ENOMEM;
 	why = memory_place(size, align, PROT_READ | PROT_WRITE, ret_base);
