@@ -114,14 +114,13 @@ static int advise_attribute(struct store *s, const struct extent *e, int advice)
 	return ret;
 }
 
-/* The kernel knows whether it is locked, and then refuses; otherwise what it
- * drops shows the store's bytes again, until a fresh mapping lies over them. */
+/* MADV_COLD changes no byte, and is refused on locked memory (mm/madvise.c). */
 static int zero_pinned(struct store *s, const struct extent *e, int advice)
 {
 	size_t len = e->end - e->start;
-	int ret = sys_madvise(e->start, len, MADV_DONTNEED);
+	int ret = sys_madvise(e->start, len, MADV_COLD);
 
-	if (ret == 0)
+	if (ret == 0 || (ret != -EINVAL && advice == MADV_DONTNEED_LOCKED))
 		return memory_zero(s, e->start, e->end);
 	if (advice != MADV_DONTNEED_LOCKED ||
 	    (e->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))

@@ -266,39 +266,51 @@ int memory_empty(struct store *s, const struct extent *e)
 	return 0;
 }
 
-static int zero_frozen(struct store *s, const struct extent *e)
+/* Where nothing can be mapped. Never fails half-way. */
+static int zero_by_hand(const struct extent *e)
 {
+	const int rw = PROT_READ | PROT_WRITE;
 	size_t len = e->end - e->start;
-	int writable = (e->prot & (PROT_READ | PROT_WRITE)) == (PROT_READ | PROT_WRITE);
-	int ret = -ENOMEM;
+	int ret = (e->prot & rw) == rw ? 0 : sys_mprotect(e->start, len, e->prot | rw);
 
-	if (!writable || len > ZERO_BY_HAND) {
-		ret = memory_renew(s, e->start, e->end, e->prot);
-		if (ret < 0)
-			ret = memory_empty(s, e);
-	}
-	if (ret < 0 && writable) {
-		memset((void *)e->start, 0, len);
-		ret = 0;
-	}
-	return ret;
+	if (ret < 0)
+		return ret;
+	memset((void *)e->start, 0, len);
+	return (e->prot & rw) == rw ? 0 : sys_mprotect(e->start, len, e->prot);
 }
 
-static int zero_owned(struct store *s, const struct extent *e)
+static int is_small(const struct extent *e)
 {
-	int ret = store_punch(s, e->start, e->end - e->start);
+	const int rw = PROT_READ | PROT_WRITE;
 
-	return ret < 0 ? memory_empty(s, e) : 0;
+	return e->end - e->start <= ZERO_BY_HAND && (e->prot & rw) == rw;
+}
+
+static int zero_ours(struct store *s, const struct extent *e)
+{
+	int ret;
+
+	if (e->state == EXTENT_OWNED)
+		ret = store_punch(s, e->start, e->end - e->start);
+	else if (is_small(e))
+		return zero_by_hand(e);
+	else
+		ret = memory_renew(s, e->start, e->end, e->prot);
+	if (ret < 0)
+		ret = memory_empty(s, e);
+	return ret < 0 ? zero_by_hand(e) : ret;
 }
 
 static int zero_piece(struct store *s, const struct extent *e)
 {
-	if (e->state == EXTENT_OWNED && !s->inherited)
-		return zero_owned(s, e);
-	if (e->state == EXTENT_FROZEN)
-		return zero_frozen(s, e);
-	if (e->flags & EXTENT_PINNED)
-		return memory_empty(s, e);
+	int ret;
+
+	if (memory_is_ours(s, e))
+		return zero_ours(s, e);
+	if (e->flags & EXTENT_PINNED) {
+		ret = memory_empty(s, e);
+		return ret < 0 ? zero_by_hand(e) : ret;
+	}
 	if (e->state == EXTENT_FREE && !s->inherited)
 		return -ENOMEM;
 	return sys_madvise(e->start, e->end - e->start, MADV_DONTNEED);
