@@ -266,6 +266,8 @@ int freeze_retire(void)
 
 /* --- thaw --------------------------------------------------------------- */
 
+#define STACK_ROOM ((uintptr_t)64 << 10)	/* what a thaw needs, many times over */
+
 static int copy_back(void *arg, uintptr_t start, size_t len)
 {
 	const struct store *s = arg;
@@ -297,37 +299,40 @@ static int thaw_step(struct store *s, uintptr_t start, size_t len, int prot)
 	return ret;
 }
 
+/* Returns 1 when it thawed. */
+static int thaw_part(struct store *s, uintptr_t start, uintptr_t end, int prot)
+{
+	size_t len = end - start;
+
+	if (start >= end || !store_may_move(s, len) || !store_have_room(s))
+		return 0;
+	s->owns = 1;
+	return copy_private_pages(s, start, len, prot) == 0 &&
+	       by_halves(thaw_step, s, start, len, prot) == 0;
+}
+
+/* Memory can hold a stack of the program's making (coroutines), and ours now:
+ * what runs here writes to it while it is copied, so that part stays frozen. */
 static int thaw_extent(struct store *s, const struct extent *e)
 {
-	size_t len = e->end - e->start;
-	int ret;
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0) & ~(sys_page_size() - 1);
+	uintptr_t low = here - STACK_ROOM, high = here + STACK_ROOM;
 
-	if (!store_may_move(s, len) || !store_have_room(s))
-		return -ENOMEM;
-	ret = copy_private_pages(s, e->start, len, e->prot);
-	if (ret == 0)
-		ret = by_halves(thaw_step, s, e->start, len, e->prot);
-	return ret;
+	if (here < e->start || here >= e->end)
+		return thaw_part(s, e->start, e->end, e->prot);
+	return thaw_part(s, e->start, low, e->prot) |
+	       thaw_part(s, high, e->end, e->prot);
 }
 
 static int thaw_store(struct store *s)
 {
-	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
 	int thawed = 0;
 
-	if (verify(s) < 0 || freeze_reserve(s, 0) < 0)
+	if (verify(s) < 0 || freeze_reserve(s, 2) < 0)
 		return 0;
-	extents_each(e, &s->extents, s->base, s->base + s->size) {
-		if (e.state != EXTENT_FROZEN)
-			continue;
-		/* a stack of the program's making (coroutines), and ours now:
-		 * what runs here writes to it while it is copied */
-		if (here >= e.start && here < e.end)
-			continue;
-		s->owns = 1;
-		if (thaw_extent(s, &e) == 0)
-			thawed++;
-	}
+	extents_each(e, &s->extents, s->base, s->base + s->size)
+		if (e.state == EXTENT_FROZEN)
+			thawed += thaw_extent(s, &e);
 	return thawed;
 }
 
