@@ -105,6 +105,27 @@ static long move_away(const struct move *m)
 	return target;
 }
 
+/* Grow what was moved to target. The kernel wants one mapping; overlays lie in
+ * pieces, but they are anonymous, and so is more of them. */
+static long grow_at(const struct move *m, uintptr_t target, size_t len)
+{
+	const int plain = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	size_t more = m->new_len - len;
+	long ret;
+
+	sys_munmap(target + len, more);
+	ret = sys_mremap(target, len, m->new_len,
+			 m->flags & MREMAP_FIXED ? 0 : MREMAP_MAYMOVE, 0);
+	if (ret != -EFAULT)
+		return ret;
+	ret = sys_mmap(target + len, more, m->source.prot,
+		       plain | MAP_FIXED_NOREPLACE, -1, 0);
+	if (sys_failed(ret))
+		return -ENOMEM;
+	memory_advise_again(target + len, more, m->source.flags);
+	return (long)target;
+}
+
 /* The program's own mapping within a window: the kernel moves it, but leaves it
  * in place too (MREMAP_DONTUNMAP), so that no hole opens in the window before
  * memory_unmap() closes it. */
@@ -120,17 +141,21 @@ static long move_native(const struct move *m)
 
 	if (p == MAP_FAILED)
 		return -ENOMEM;
+	/* several mappings move one by one: none may meet the limit of maps */
+	spare_release(&m->s->spare);
 	ret = sys_mremap(m->addr, len, len,
 			 MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target);
+	if (!m->s->inherited)
+		(void)freeze_reserve(m->s, 0);
 	if (sys_failed(ret)) {
 		sys_munmap(target, m->new_len);
 		return ret;
 	}
-	if (m->new_len > len) {
-		sys_munmap(target + len, m->new_len - len);
-		ret = sys_mremap(target, len, m->new_len, fixed ? 0 : MREMAP_MAYMOVE, 0);
-		if (sys_failed(ret))	/* back: what was laid over is still there */
-			return ret;
+	if (m->new_len > len)
+		ret = grow_at(m, target, len);
+	if (sys_failed(ret)) {	/* back again */
+		sys_mremap(target, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, m->addr);
+		return ret;
 	}
 	if (!(m->flags & MREMAP_DONTUNMAP) &&
 	    memory_unmap(m->s, m->addr, m->addr + m->old_len) < 0)

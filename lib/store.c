@@ -36,15 +36,19 @@ static int unlimited(int resource)
 	       limit.rlim_cur == RLIM_INFINITY;
 }
 
+/* Unlocked before it is writable, or mlockall(MCL_FUTURE) would fill it. */
 static int can_map(size_t size, int prot)
 {
-	long p = sys_mmap(0, size, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-			  -1, 0);
+	long p = sys_mmap(0, size, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int can;
 
 	if (sys_failed(p))
 		return 0;
+	sys_munlock((uintptr_t)p, size);
+	can = prot == PROT_NONE || sys_mprotect((uintptr_t)p, size, prot) == 0;
 	sys_munmap((uintptr_t)p, size);
-	return 1;
+	return can;
 }
 
 /* Under vm.overcommit_memory=2 even a MAP_NORESERVE mapping is charged, so a
@@ -149,6 +153,7 @@ static uintptr_t map_range(uintptr_t at, size_t size, int prot, int flags, int f
 		sys_munmap(at, size);
 		return 0;
 	}
+	sys_munlock(at, size);	/* mlockall(2) that passed us by */
 	return at;
 }
 

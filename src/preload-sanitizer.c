@@ -35,12 +35,17 @@ static int is_sanitizer(const char *path, size_t len)
 	return 0;
 }
 
-/* In place: the text gets shorter. */
+/* What stands before our own object, cowfork-run put there. In place: the text
+ * gets shorter. */
 static void drop(char *list)
 {
-	while (*list) {
-		size_t len = strcspn(list, ": ");
+	static const char ours[] = "libcowfork-preload.so";
 
+	while (*list) {
+		size_t len = strcspn(list, ": "), n = sizeof(ours) - 1;
+
+		if (len >= n && !strncmp(list + len - n, ours, n))
+			return;
 		if (is_sanitizer(list, len)) {
 			len += list[len] != '\0';
 			memmove(list, list + len, strlen(list + len) + 1);
