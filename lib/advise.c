@@ -75,6 +75,7 @@ static enum meaning meaning(int advice)
 static int make_anonymous(struct store *s, const struct extent *e)
 {
 	size_t len = e->end - e->start;
+	int locked = e->flags & EXTENT_PINNED && memory_is_locked(e->start, len);
 	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int ret;
@@ -95,7 +96,8 @@ static int make_anonymous(struct store *s, const struct extent *e)
 		return ret;
 	}
 	process_native(COW_REASON_CALL);
-	memory_yield(s, e->start, e->end, e->prot);
+	memory_yield(s, e->start, e->end, e->prot, 0);
+	memory_lock_as(e->start, len, locked);
 	return 0;
 }
 
@@ -114,19 +116,22 @@ static int advise_attribute(struct store *s, const struct extent *e, int advice)
 	return ret;
 }
 
-/* MADV_COLD changes no byte, and is refused on locked memory (mm/madvise.c). */
-static int zero_pinned(struct store *s, const struct extent *e, int advice)
+/* The kernel zeroes up to the first page that is locked. */
+static int zero_pinned(struct store *s, struct extent e, int advice)
 {
-	size_t len = e->end - e->start;
-	int ret = sys_madvise(e->start, len, MADV_COLD);
+	size_t len = e.end - e.start, half = len / 2 & ~(sys_page_size() - 1);
+	struct extent low = e, high = e;
+	int ret;
 
-	if (ret == 0 || (ret != -EINVAL && advice == MADV_DONTNEED_LOCKED))
-		return memory_zero(s, e->start, e->end);
-	if (advice != MADV_DONTNEED_LOCKED ||
-	    (e->prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
-		return ret;
-	memset((void *)e->start, 0, len);
-	return 0;
+	if (!memory_is_locked(e.start, len))
+		return memory_zero(s, e.start, e.end);
+	if (advice == MADV_DONTNEED_LOCKED)
+		return memory_zero_by_hand(&e);
+	if (!half)
+		return -EINVAL;
+	low.end = high.start = e.start + half;
+	ret = zero_pinned(s, low, advice);
+	return ret ? ret : zero_pinned(s, high, advice);
 }
 
 static int advise_pinned(struct store *s, const struct extent *e, int advice)
@@ -143,7 +148,7 @@ static int advise_pinned(struct store *s, const struct extent *e, int advice)
 	case MEANS_EINVAL:
 		return -EINVAL;
 	case MEANS_ZERO:
-		return zero_pinned(s, e, advice);
+		return zero_pinned(s, *e, advice);
 	case MEANS_ANONYMOUS:
 		ret = make_anonymous(s, e);
 		break;

@@ -119,17 +119,19 @@ static int managed_mprotect(struct store *s, uintptr_t start, uintptr_t end, int
 
 		if (e.state == EXTENT_FREE && !s->inherited)
 			return -ENOMEM;
-		if ((ours || e.flags & EXTENT_PINNED) && (prot & ~7 || !store_have_room(s)))
-			return prot & ~7 ? -EINVAL : -ENOMEM;
+		if ((ours || e.flags & EXTENT_PINNED) && prot & ~7)
+			return -EINVAL;
+		if (e.state != EXTENT_FREE && !store_have_room(s))
+			return -ENOMEM;
 		if (ours && !s->inherited && e.state == EXTENT_OWNED)
 			ret = freeze_reserve(s, 2);
 		if (ret == 0)
 			ret = sys_mprotect(e.start, e.end - e.start, prot);
 		if (ret < 0)
 			return ret;
-		if (ours || e.flags & EXTENT_PINNED)
+		if (e.state != EXTENT_FREE && !(e.flags & EXTENT_FOREIGN))
 			extents_set(&s->extents, e.start, e.end,
-				    (enum extent_state)e.state, prot, e.flags);
+				    (enum extent_state)e.state, prot & 7, e.flags);
 	}
 	return 0;
 }

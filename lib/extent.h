@@ -45,6 +45,8 @@ enum extent_state {
  * what takes its place. */
 #define EXTENT_DONTFORK	8u
 #define EXTENT_DONTDUMP	16u
+/* A mapping of the program's own making, not plain anonymous memory. */
+#define EXTENT_PROGRAM	32u
 
 struct extent {
 	uintptr_t start, end;

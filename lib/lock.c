@@ -37,7 +37,7 @@ int cow_mlock2(const void *addr, size_t len, unsigned flags)
 	uintptr_t start = (uintptr_t)addr & ~(page - 1);
 	size_t rounded = sys_whole_pages(len + ((uintptr_t)addr - start));
 
-	if (!call_in_window(start, rounded))
+	if (flags & ~(unsigned)MLOCK_ONFAULT || !call_in_window(start, rounded))
 		return call_result(sys_mlock2((uintptr_t)addr, len, flags));
 	return call_over_range(&call, start, rounded);
 }

@@ -119,7 +119,8 @@ static void yield_windows(const struct request *r)
 	while (start < end && (s = process_store_at(start, end - start))) {
 		uintptr_t to = end < s->base + s->size ? end : s->base + s->size;
 
-		memory_yield(s, start > s->base ? start : s->base, to, r->prot);
+		memory_yield(s, start > s->base ? start : s->base, to, r->prot,
+			     belongs(r) ? 0 : EXTENT_PROGRAM);
 		start = to;
 	}
 }

@@ -152,21 +152,20 @@ int memory_renew(struct store *s, uintptr_t start, uintptr_t end, int prot)
 	return 0;
 }
 
-void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot)
+void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot,
+		  unsigned flags)
 {
 	extents_each(e, &s->extents, start, end) {
 		unsigned stale = e.state == EXTENT_FROZEN ||
 				 (e.flags & (EXTENT_STALE | EXTENT_PINNED));
 
-		if (s->inherited && e.state == EXTENT_FREE)
-			continue;
 		if (e.state == EXTENT_OWNED && !s->inherited)
 			store_punch(s, e.start, e.end - e.start);
 		if (s->inherited)
 			stale = 0;
 		if (!(e.flags & EXTENT_FOREIGN))
 			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE,
-				    prot & 7, stale ? EXTENT_STALE : 0);
+				    prot & 7, flags | (stale ? EXTENT_STALE : 0));
 		s->stale |= stale;
 	}
 }
@@ -249,6 +248,20 @@ void memory_advise_again(uintptr_t start, size_t len, unsigned flags)
 		sys_madvise(start, len, MADV_DONTDUMP);
 }
 
+/* MADV_COLD changes no byte, and is refused on locked memory (mm/madvise.c). */
+int memory_is_locked(uintptr_t start, size_t len)
+{
+	return sys_madvise(start, len, MADV_COLD) == -EINVAL;
+}
+
+void memory_lock_as(uintptr_t start, size_t len, int locked)
+{
+	if (locked)
+		sys_mlock2(start, len, 0);
+	else if (process.lock_future)
+		sys_munlock(start, len);
+}
+
 /* The store's bytes wait for descendants. */
 int memory_empty(struct store *s, const struct extent *e)
 {
@@ -262,12 +275,13 @@ int memory_empty(struct store *s, const struct extent *e)
 	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot,
 		    s->inherited ? 0 : EXTENT_STALE);
 	s->stale = 1;
+	memory_lock_as(e->start, e->end - e->start, 0);
 	memory_advise_again(e->start, e->end - e->start, e->flags);
 	return 0;
 }
 
 /* Where nothing can be mapped. Never fails half-way. */
-static int zero_by_hand(const struct extent *e)
+int memory_zero_by_hand(const struct extent *e)
 {
 	const int rw = PROT_READ | PROT_WRITE;
 	size_t len = e->end - e->start;
@@ -293,12 +307,12 @@ static int zero_ours(struct store *s, const struct extent *e)
 	if (e->state == EXTENT_OWNED)
 		ret = store_punch(s, e->start, e->end - e->start);
 	else if (is_small(e))
-		return zero_by_hand(e);
+		return memory_zero_by_hand(e);
 	else
 		ret = memory_renew(s, e->start, e->end, e->prot);
 	if (ret < 0)
 		ret = memory_empty(s, e);
-	return ret < 0 ? zero_by_hand(e) : ret;
+	return ret < 0 ? memory_zero_by_hand(e) : ret;
 }
 
 static int zero_piece(struct store *s, const struct extent *e)
@@ -309,7 +323,7 @@ static int zero_piece(struct store *s, const struct extent *e)
 		return zero_ours(s, e);
 	if (e->flags & EXTENT_PINNED) {
 		ret = memory_empty(s, e);
-		return ret < 0 ? zero_by_hand(e) : ret;
+		return ret < 0 ? memory_zero_by_hand(e) : ret;
 	}
 	if (e->state == EXTENT_FREE && !s->inherited)
 		return -ENOMEM;

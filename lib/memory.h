@@ -23,8 +23,10 @@ int memory_place_at(uintptr_t at, size_t size, int prot);
  * be zeros already, and the caller maps something else there. Likewise. */
 int memory_renew(struct store *s, uintptr_t start, uintptr_t end, int prot);
 
-/* The program put something of its own over part of a window. Likewise. */
-void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot);
+/* The program put something of its own over part of a window; flags: 0 for plain
+ * anonymous memory, else EXTENT_PROGRAM. Likewise. */
+void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot,
+		  unsigned flags);
 
 /* A flag of mmap(2) without effect, but that such a mapping stays native. */
 #define MEMORY_NATIVE MAP_STACK
@@ -37,6 +39,16 @@ int memory_zero(struct store *s, uintptr_t start, uintptr_t end);
 
 /* Lay plain anonymous memory over a piece of a window. Likewise. */
 int memory_empty(struct store *s, const struct extent *e);
+
+/* Write zeros to a piece. Likewise. */
+int memory_zero_by_hand(const struct extent *e);
+
+/* Is part of it locked? Only PINNED memory can be. */
+int memory_is_locked(uintptr_t start, size_t len);
+
+/* What took the place of a piece is to be locked as that was, whatever
+ * mlockall(MCL_FUTURE) made of it. */
+void memory_lock_as(uintptr_t start, size_t len, int locked);
 
 /* Make part of a window the kernel's to serve, its contents kept. Likewise. */
 int memory_detach(struct store *s, uintptr_t start, uintptr_t end,

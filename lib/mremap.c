@@ -2,7 +2,9 @@
  * mremap(2) on memory in the store. The bare call must never see a window:
  * it would carry a shared mapping out of it, or map the neighbour's offsets. So
  * memory shrinks and grows in place where the window allows, and is copied to
- * fresh memory where it has to move.
+ * fresh memory where it has to move. What the program mapped there itself the
+ * kernel moves, by way of reserved address space, so that a call which it
+ * refuses has touched neither source nor target.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -10,12 +12,15 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "call.h"
 #include "compat.h"
 #include "freeze.h"
 #include "memory.h"
 #include "process.h"
 #include "region.h"
 #include "sys.h"
+
+enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED };
 
 struct move {
 	struct store *s;	/* that holds the source */
@@ -25,6 +30,13 @@ struct move {
 	int flags;
 	int native;		/* the source is the program's own mapping */
 };
+
+static size_t lesser(const struct move *m)
+{
+	return m->old_len < m->new_len ? m->old_len : m->new_len;
+}
+
+/* --- memory of ours ----------------------------------------------------- */
 
 /* Grow into clean free window behind, if the last piece is plain OWNED. */
 static int grow_in_place(const struct move *m)
@@ -75,10 +87,12 @@ static void copy(uintptr_t to, uintptr_t from, size_t len)
 			memcpy((void *)(to + at), (void *)(from + at), sizeof(zeros));
 }
 
+/* The contents are at the target whatever happens to the rest. */
 static long move_away(const struct move *m)
 {
-	size_t len = m->old_len < m->new_len ? m->old_len : m->new_len;
 	int prot = m->source.prot, ret = 0;
+	int locked = m->source.flags & EXTENT_PINNED &&
+		     memory_is_locked(m->addr, m->old_len);
 	long target;
 
 	if (!(prot & PROT_READ))
@@ -86,84 +100,115 @@ static long move_away(const struct move *m)
 	if (ret < 0)
 		return ret;
 	target = make_target(m);
-	if (sys_failed(target)) {
-		sys_mprotect(m->addr, m->old_len, prot);
-		return target;
-	}
-	copy((uintptr_t)target, m->addr, len);
-	if (prot != (PROT_READ | PROT_WRITE))
-		ret = cow_mprotect((void *)target, m->new_len, prot);
+	if (!sys_failed(target))
+		copy((uintptr_t)target, m->addr, lesser(m));
 	if (!(prot & PROT_READ))
 		sys_mprotect(m->addr, m->old_len, prot);
+	if (sys_failed(target))
+		return target;
+	if (prot != (PROT_READ | PROT_WRITE))
+		(void)!cow_mprotect((void *)target, m->new_len, prot);
 	if (m->flags & MREMAP_DONTUNMAP)
-		ret |= memory_zero(m->s, m->addr, m->addr + m->old_len);
+		(void)memory_zero(m->s, m->addr, m->addr + m->old_len);
 	else
-		ret |= memory_unmap(m->s, m->addr, m->addr + m->old_len);
-	if (!(m->flags & MREMAP_DONTUNMAP))
-		region_cut(m->addr, m->addr + m->old_len);
-	/* the contents are at the target whatever happened to the rest */
+		(void)memory_unmap(m->s, m->addr, m->addr + m->old_len);
+	if (locked)
+		(void)!cow_mlock2((void *)target, m->new_len, 0);
+	else
+		memory_lock_as((uintptr_t)target, m->new_len, 0);
 	return target;
 }
 
-/* Grow what was moved to target. The kernel wants one mapping; overlays lie in
+/* --- the program's own mappings ----------------------------------------- */
+
+static long reserve(size_t len)
+{
+	return sys_mmap(0, len, PROT_NONE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+/* Grow what was moved to `at`. The kernel wants one mapping; overlays lie in
  * pieces, but they are anonymous, and so is more of them. */
-static long grow_at(const struct move *m, uintptr_t target, size_t len)
+static long grow_at(const struct move *m, uintptr_t at)
 {
 	const int plain = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-	size_t more = m->new_len - len;
+	size_t more = m->new_len - m->old_len;
 	long ret;
 
-	sys_munmap(target + len, more);
-	ret = sys_mremap(target, len, m->new_len,
-			 m->flags & MREMAP_FIXED ? 0 : MREMAP_MAYMOVE, 0);
-	if (ret != -EFAULT)
+	sys_munmap(at + m->old_len, more);
+	ret = sys_mremap(at, m->old_len, m->new_len, MREMAP_MAYMOVE, 0);
+	if (ret != -EFAULT || m->source.flags & EXTENT_PROGRAM)
 		return ret;
-	ret = sys_mmap(target + len, more, m->source.prot,
+	ret = sys_mmap(at + m->old_len, more, m->source.prot,
 		       plain | MAP_FIXED_NOREPLACE, -1, 0);
 	if (sys_failed(ret))
 		return -ENOMEM;
-	memory_advise_again(target + len, more, m->source.flags);
-	return (long)target;
+	memory_advise_again(at + m->old_len, more, m->source.flags);
+	return (long)at;
 }
 
-/* The program's own mapping within a window: the kernel moves it, but leaves it
- * in place too (MREMAP_DONTUNMAP), so that no hole opens in the window before
- * memory_unmap() closes it. */
-static long move_native(const struct move *m)
+/* From reserved address space to where it belongs. A window's table is told that
+ * the place is the program's. */
+static long settle(const struct move *m, uintptr_t at)
 {
-	const int none = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MEMORY_NATIVE;
-	size_t len = m->old_len < m->new_len ? m->old_len : m->new_len;
-	int fixed = m->flags & MREMAP_FIXED;
-	void *p = cow_mmap((void *)m->new_addr, m->new_len, PROT_NONE,
-			   none | (fixed ? MAP_FIXED : 0), -1, 0);
-	uintptr_t target = (uintptr_t)p;
+	const int none = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED |
+			 MEMORY_NATIVE;
+	uintptr_t to = m->new_addr, end = to + m->new_len;
+	struct store *s;
 	long ret;
 
-	if (p == MAP_FAILED)
+	if (!(m->flags & MREMAP_FIXED))
+		return (long)at;
+	if (cow_mmap((void *)to, m->new_len, PROT_NONE, none, -1, 0) == MAP_FAILED)
+		return -ENOMEM;
+	ret = sys_mremap(at, m->new_len, m->new_len, ONTO, to);
+	while (!sys_failed(ret) && m->s && to < end &&
+	       (s = process_store_at(to, end - to))) {
+		uintptr_t stop = end < s->base + s->size ? end : s->base + s->size;
+
+		if (store_have_room(s))
+			memory_yield(s, to > s->base ? to : s->base, stop,
+				     m->source.prot, m->source.flags & EXTENT_PROGRAM);
+		to = stop;
+	}
+	return ret;
+}
+
+/* The kernel moves it, but leaves it in place too (MREMAP_DONTUNMAP), so that no
+ * hole opens in the window before memory_unmap() closes it. */
+static long move_native(const struct move *m)
+{
+	long at = reserve(m->new_len), ret;
+	size_t len = lesser(m);
+
+	if (sys_failed(at))
 		return -ENOMEM;
 	/* several mappings move one by one: none may meet the limit of maps */
 	spare_release(&m->s->spare);
-	ret = sys_mremap(m->addr, len, len,
-			 MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, target);
+	ret = sys_mremap(m->addr, len, len, ONTO | MREMAP_DONTUNMAP, (uintptr_t)at);
 	if (!m->s->inherited)
 		(void)freeze_reserve(m->s, 0);
 	if (sys_failed(ret)) {
-		sys_munmap(target, m->new_len);
+		sys_munmap((uintptr_t)at, m->new_len);
 		return ret;
 	}
-	if (m->new_len > len)
-		ret = grow_at(m, target, len);
+	if (m->new_len > len) {
+		ret = grow_at(m, (uintptr_t)at);
+		at = sys_failed(ret) ? at : ret;
+	}
+	if (!sys_failed(ret))
+		ret = settle(m, (uintptr_t)at);
 	if (sys_failed(ret)) {	/* back again */
-		sys_mremap(target, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, m->addr);
+		sys_mremap((uintptr_t)at, len, len, ONTO, m->addr);
 		return ret;
 	}
 	if (!(m->flags & MREMAP_DONTUNMAP) &&
 	    memory_unmap(m->s, m->addr, m->addr + m->old_len) < 0)
 		return -ENOMEM;
-	if (!(m->flags & MREMAP_DONTUNMAP))
-		region_cut(m->addr, m->addr + m->old_len);
 	return ret;
 }
+
+/* --- which way ---------------------------------------------------------- */
 
 static int overlaps(uintptr_t a, size_t a_len, uintptr_t b, size_t b_len)
 {
@@ -196,10 +241,7 @@ static long remap_ours(const struct move *m)
 	if (!move && m->new_len <= m->old_len) {
 		ret = m->new_len == m->old_len ? 0 :
 			memory_unmap(m->s, m->addr + m->new_len, m->addr + m->old_len);
-		if (ret < 0)
-			return ret;
-		region_cut(m->addr + m->new_len, m->addr + m->old_len);
-		return (long)m->addr;
+		return ret < 0 ? ret : (long)m->addr;
 	}
 	if (!move && grow_in_place(m) == 0)
 		return (long)m->addr;
@@ -212,21 +254,44 @@ static long remap_ours(const struct move *m)
  * memory would be one, so pieces of one protection count as one. */
 static int find_source(struct move *m)
 {
-	unsigned flags = 0;
+	unsigned flags = 0, count = 0;
 
 	m->source = extents_piece(&m->s->extents, m->addr, m->addr + m->old_len);
-	m->native = m->source.end == m->addr + m->old_len &&
-		    m->source.state == EXTENT_NATIVE &&
-		    !(m->source.flags & EXTENT_PINNED);
 	extents_each(e, &m->s->extents, m->addr, m->addr + m->old_len) {
 		if (e.state == EXTENT_FREE || e.prot != m->source.prot)
 			return -EFAULT;
 		flags |= e.flags;
+		count++;
 	}
-	if (m->source.end != m->addr + m->old_len)
+	if (count > 1 && flags & EXTENT_PROGRAM)
+		return -EFAULT;
+	m->native = count == 1 && m->source.state == EXTENT_NATIVE &&
+		    !(flags & EXTENT_PINNED);
+	if (count > 1)
 		m->source.state = EXTENT_NATIVE;	/* cannot grow in place */
 	m->source.flags = (uint8_t)flags;
 	return 0;
+}
+
+/* Several mappings to one place, holes between them left out: since Linux 6.17. */
+static long move_pieces(const struct move *all)
+{
+	extents_each(e, &all->s->extents, all->addr, all->addr + all->old_len) {
+		struct move m = *all;
+		long ret;
+
+		if (e.state == EXTENT_FREE)
+			continue;
+		m.addr = e.start;
+		m.old_len = m.new_len = e.end - e.start;
+		m.new_addr += e.start - all->addr;
+		ret = find_source(&m);
+		if (ret == 0)
+			ret = remap_ours(&m);
+		if (sys_failed(ret))
+			return ret;
+	}
+	return (long)all->new_addr;
 }
 
 static long remap_from_window(struct move *m)
@@ -236,50 +301,67 @@ static long remap_from_window(struct move *m)
 
 	if (ret < 0)
 		return ret;
-	if (m->addr < m->s->base || end > m->s->base + m->s->size)
+	if (m->addr < m->s->base || end > m->s->base + m->s->size ||
+	    extents_piece(&m->s->extents, m->addr, end).state == EXTENT_FREE)
 		return -EFAULT;
 	/* shrinking is an munmap, and crosses mappings as one does */
-	if (!(m->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) && m->new_len < m->old_len)
+	if (!(m->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) && m->new_len <= m->old_len)
 		return remap_ours(m);
 	ret = find_source(m);
-	return ret < 0 ? ret : remap_ours(m);
+	if (ret == 0)
+		return remap_ours(m);
+	return m->flags & MREMAP_FIXED && m->old_len == m->new_len ? move_pieces(m) : ret;
 }
 
 /* Is the source a mapping that the library did not make? In an inherited window
- * all that is FREE is the kernel's, and a shared mapping of the program's may be
- * asked for a second view (old size 0). */
+ * all that is not FROZEN is the kernel's, and a shared mapping of the program's
+ * may be asked for a second view (old size 0). */
 static int is_foreign(const struct move *m)
 {
 	size_t len = m->old_len ? m->old_len : 1;
-	struct extent e;
 
 	if (!m->s)
 		return 1;
-	if (m->addr < m->s->base)
+	if (m->addr < m->s->base || (!m->s->inherited && m->old_len))
 		return 0;
-	e = extents_piece(&m->s->extents, m->addr, m->addr + len);
-	if (e.state == EXTENT_FREE)
-		return m->s->inherited && e.end == m->addr + len;
-	return e.state == EXTENT_NATIVE && !(e.flags & EXTENT_PINNED) && !m->old_len;
+	extents_each(e, &m->s->extents, m->addr, m->addr + len)
+		if ((e.state != EXTENT_NATIVE || e.flags & EXTENT_PINNED) &&
+		    !(e.state == EXTENT_FREE && m->s->inherited))
+			return 0;
+	return 1;
 }
 
-/* The kernel moves it. A target in a window is made native first, so that the
- * window's table says so. */
 static long remap_foreign(const struct move *m, int into_window)
 {
 	struct move whole = *m;
-	void *p;
+	long at, ret;
 
 	if (!whole.old_len)	/* a second view of a shared mapping */
 		whole.old_len = whole.new_len;
 	if (!into_window || check(&whole) < 0)
 		return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);
-	p = cow_mmap((void *)m->new_addr, m->new_len, PROT_NONE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE |
-		     MEMORY_NATIVE, -1, 0);
-	if (p == MAP_FAILED)
+	at = reserve(m->new_len);
+	if (sys_failed(at))
 		return -ENOMEM;
-	return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);
+	ret = sys_mremap(m->addr, m->old_len, m->new_len, m->flags, (uintptr_t)at);
+	if (sys_failed(ret)) {
+		sys_munmap((uintptr_t)at, m->new_len);
+		return ret;
+	}
+	ret = settle(m, (uintptr_t)at);
+	if (sys_failed(ret) && m->old_len)	/* back again */
+		sys_mremap((uintptr_t)at, lesser(m), lesser(m), ONTO, m->addr);
+	return ret;
+}
+
+/* --- public ------------------------------------------------------------- */
+
+static void tell_regions(const struct move *m, uintptr_t now)
+{
+	if (now != m->addr && m->old_len && !(m->flags & MREMAP_DONTUNMAP))
+		region_cut(m->addr, m->addr + m->old_len);
+	else if (now == m->addr && m->new_len < m->old_len)
+		region_cut(m->addr + m->new_len, m->addr + m->old_len);
 }
 
 void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *new_addr)
@@ -297,16 +379,13 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 	m.new_addr = fixed ? (uintptr_t)new_addr : 0;
 	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
-	if (!m.s && !target) {
-		ret = sys_mremap(m.addr, old_len, new_len, flags, (uintptr_t)new_addr);
-	} else {
-		process_lock();
-		ret = is_foreign(&m) ? remap_foreign(&m, target != NULL)
-				     : remap_from_window(&m);
-		process_unlock();
-	}
+	if (!m.s && !target && !region_total())
+		return call_address(sys_mremap(m.addr, old_len, new_len, flags,
+					       (uintptr_t)new_addr));
+	process_lock();
+	ret = is_foreign(&m) ? remap_foreign(&m, target != NULL) : remap_from_window(&m);
 	if (!sys_failed(ret))
-		return (void *)ret;
-	errno = (int)-ret;
-	return MAP_FAILED;
+		tell_regions(&m, (uintptr_t)ret);
+	process_unlock();
+	return call_address(ret);
 }
