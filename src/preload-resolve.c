@@ -26,6 +26,11 @@ const struct real *preload_real(void)
 		return &real;
 	BIND(clone, "clone");
 	BIND(setstack, "pthread_attr_setstack");
+	BIND(mutex_init, "pthread_mutex_init");
+	BIND(cond_init, "pthread_cond_init");
+	BIND(rwlock_init, "pthread_rwlock_init");
+	BIND(barrier_init, "pthread_barrier_init");
+	BIND(sem_init, "sem_init");
 	BIND(fork_bare, "_Fork");
 	BIND(fork, "fork");
 	if (!real.fork || !real.clone) {

@@ -1,14 +1,77 @@
 /*
- * Thread stacks never live in the store: the kernel wakes pthread_join(3)
- * through a futex in the stack by its shared key (kernel/fork.c, mm_release),
- * which is another one once the memory is frozen.
+ * Memory that the kernel wakes threads through by a shared futex never lives in
+ * the store: such a futex is known by the page's owner, which is the store's file
+ * while memory is owned, and the process once it is frozen, so a thread that went
+ * to sleep before a freeze would not be woken after it. That is a thread's stack
+ * (pthread_join(3), kernel/fork.c, mm_release), and every object of the C library
+ * that is process-shared or robust. Private futexes know the process and address.
  *
  * SPDX-License-Identifier: MIT
  */
+#include <semaphore.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <unistd.h>
+
 #include "preload.h"
+
+/* All pages of an object. */
+static void detach(void *object, size_t size)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t start = (uintptr_t)object & ~(page - 1);
+	uintptr_t end = ((uintptr_t)object + size + page - 1) & ~(page - 1);
+
+	preload_detach((void *)start, end - start);
+}
 
 INTERPOSED int pthread_attr_setstack(pthread_attr_t *attr, void *stack, size_t size)
 {
 	preload_detach(stack, size);
 	return preload_real()->setstack(attr, stack, size);
+}
+
+INTERPOSED int pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr)
+{
+	int shared = 0, robust = 0;
+
+	if (attr && (pthread_mutexattr_getpshared(attr, &shared) || shared ||
+		     pthread_mutexattr_getrobust(attr, &robust) || robust))
+		detach(mutex, sizeof(*mutex));
+	return preload_real()->mutex_init(mutex, attr);
+}
+
+INTERPOSED int pthread_cond_init(pthread_cond_t *cond, const pthread_condattr_t *attr)
+{
+	int shared = 0;
+
+	if (attr && (pthread_condattr_getpshared(attr, &shared) || shared))
+		detach(cond, sizeof(*cond));
+	return preload_real()->cond_init(cond, attr);
+}
+
+INTERPOSED int pthread_rwlock_init(pthread_rwlock_t *lock, const pthread_rwlockattr_t *attr)
+{
+	int shared = 0;
+
+	if (attr && (pthread_rwlockattr_getpshared(attr, &shared) || shared))
+		detach(lock, sizeof(*lock));
+	return preload_real()->rwlock_init(lock, attr);
+}
+
+INTERPOSED int pthread_barrier_init(pthread_barrier_t *barrier,
+				    const pthread_barrierattr_t *attr, unsigned count)
+{
+	int shared = 0;
+
+	if (attr && (pthread_barrierattr_getpshared(attr, &shared) || shared))
+		detach(barrier, sizeof(*barrier));
+	return preload_real()->barrier_init(barrier, attr, count);
+}
+
+INTERPOSED int sem_init(sem_t *sem, int shared, unsigned value)
+{
+	if (shared)
+		detach(sem, sizeof(*sem));
+	return preload_real()->sem_init(sem, shared, value);
 }

@@ -8,6 +8,7 @@
 #define COWFORK_PRELOAD_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/types.h>
 
 #define INTERPOSED __attribute__((visibility("default")))
@@ -19,6 +20,12 @@ struct real {
 	pid_t (*fork_bare)(void);	/* _Fork, glibc 2.34; NULL before */
 	int (*clone)(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 	int (*setstack)(pthread_attr_t *attr, void *stack, size_t size);
+	int (*mutex_init)(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr);
+	int (*cond_init)(pthread_cond_t *cond, const pthread_condattr_t *attr);
+	int (*rwlock_init)(pthread_rwlock_t *lock, const pthread_rwlockattr_t *attr);
+	int (*barrier_init)(pthread_barrier_t *barrier,
+			    const pthread_barrierattr_t *attr, unsigned count);
+	int (*sem_init)(sem_t *sem, int shared, unsigned value);
 };
 
 const struct real *preload_real(void);
