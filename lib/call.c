@@ -104,10 +104,12 @@ int cow_munmap(void *addr, size_t len)
 	const struct call call = { native_munmap, managed_munmap, 0, 0 };
 	uintptr_t start = (uintptr_t)addr;
 
-	if (!call_in_window(start, sys_whole_pages(len)) &&
-	    !(region_total() && call_is_proper(start, sys_whole_pages(len))))
+	size_t size = sys_whole_pages(len);
+
+	if (!call_is_proper(start, size) ||
+	    (!process_store_at(start, size) && !region_near(start, start + size)))
 		return call_result(sys_munmap(start, len));
-	return call_over_range(&call, start, sys_whole_pages(len));
+	return call_over_range(&call, start, size);
 }
 
 /* --- mprotect ----------------------------------------------------------- */

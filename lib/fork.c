@@ -93,7 +93,7 @@ static int refresh(struct meter *m)
 	log_line(COW_LOG_INFO, "refresh: forks cost %llu us too much, it took %llu us",
 		 (unsigned long long)m->excess / 1000,
 		 (unsigned long long)(sys_now_ns() - start) / 1000);
-	m->excess = m->retry_at = m->last = 0;
+	m->excess = m->retry_at = m->last[0] = m->last[1] = 0;
 	return 0;
 }
 
@@ -197,19 +197,23 @@ static uint64_t guessed_floor(void)
 }
 
 /* What this fork cost above a flat one. A fork right after a freeze is flat,
- * but it may have been scheduled away: no floor is above the guess. The lesser
- * of the last two counts, for the same reason. */
+ * but it may have been scheduled away: no floor is above the guess. The least of
+ * the last three counts, for the same reason. */
 static uint64_t read_meter(struct meter *m, uint64_t ns, int flat)
 {
-	uint64_t least = m->last && m->last < ns ? m->last : ns;
+	uint64_t least = ns;
 
+	for (int i = 0; i < 2; i++)
+		if (m->last[i] && m->last[i] < least)
+			least = m->last[i];
 	if (!m->floor || flat)
 		m->floor = guessed_floor();
 	if (least < m->floor)
 		m->floor = least;
-	if (!m->last)
+	if (!m->last[1])
 		least = 0;
-	m->last = ns;
+	m->last[1] = m->last[0];
+	m->last[0] = ns;
 	return least > m->floor + m->floor / 2 + NOISE_NS ? least - m->floor : 0;
 }
 

@@ -135,7 +135,7 @@ int freeze_reserve(struct store *s, size_t more)
 {
 	/* parking an extent cuts the shadow's map in three, and mremap wants
 	 * five maps of headroom (mm/mremap.c) */
-	return spare_hold(&s->spare, 2 * (s->extents.count + more) + 16);
+	return spare_hold(&s->spare, 2 * (s->extents.count + more) + 8);
 }
 
 typedef int step_fn(struct store *, uintptr_t, size_t, int);

@@ -38,7 +38,7 @@ struct life {
 	struct cow_stats stats;		/* counters only; see cow_stats() */
 	struct meter {			/* see fork.c; times in ns */
 		uint64_t before;	/* the kernel's fork began */
-		uint64_t last;		/* cost of the fork before, 0 for none */
+		uint64_t last[2];	/* cost of the two forks before, 0 for none */
 		uint64_t floor;		/* cost of a flat fork, 0 before one is known */
 		uint64_t excess;	/* above that, since the last refresh */
 		uint64_t retry_at;	/* excess at which to ask again */

@@ -24,6 +24,7 @@ struct region {
 
 static struct region *regions;	/* address space for all, mapped when needed */
 static size_t region_count;
+static _Atomic(uintptr_t) lowest = UINTPTR_MAX, highest;	/* ever */
 
 static int make_table(void)
 {
@@ -59,6 +60,10 @@ static void insert(uintptr_t base, uintptr_t end, uintptr_t name)
 {
 	size_t i = position(base);
 
+	if (base < atomic_load(&lowest))
+		atomic_store(&lowest, base);
+	if (end > atomic_load(&highest))
+		atomic_store(&highest, end);
 	memmove(&regions[i + 1], &regions[i], (region_count - i) * sizeof(*regions));
 	regions[i] = (struct region){ base, end, name };
 	region_count++;
@@ -219,4 +224,9 @@ int cow_region_state(const void *addr)
 size_t region_total(void)
 {
 	return region_count;
+}
+
+int region_near(uintptr_t start, uintptr_t end)
+{
+	return start < atomic_load(&highest) && end > atomic_load(&lowest);
 }

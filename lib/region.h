@@ -9,8 +9,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How many pieces of regions there are. May be read without the lock. */
+/* How many pieces of regions there are. */
 size_t region_total(void);
+
+/* Can there be part of a region in [start, end)? Takes no lock. */
+int region_near(uintptr_t start, uintptr_t end);
 
 /* The program unmapped [start, end). The process lock is held. */
 void region_cut(uintptr_t start, uintptr_t end);

@@ -11,7 +11,7 @@
 #include "spare.h"
 #include "sys.h"
 
-#define STEP 16		/* maps; so that not every change is a system call */
+#define STEP 4		/* maps; so that not every change is a system call */
 
 static int reserve(struct spare *sp)
 {
