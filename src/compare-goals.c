@@ -2,7 +2,8 @@
  * The project's goals: which ratio of which rows must reach what. A run prints
  * those that its rows allow; --goals runs the plans below, which are what all
  * of them need. A ratio is that of two medians; its spread is that of the same
- * ratio taken round by round.
+ * ratio taken round by round. Beside it stands the ratio of the means: they hold
+ * what only some forks of a row pay, which a median leaves out.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -112,7 +113,7 @@ static const struct goal goals[] = {
 };
 
 struct measured {
-	double value, low, high;
+	double value, low, high, means;
 };
 
 /* --- computing ---------------------------------------------------------- */
@@ -122,7 +123,10 @@ static struct measured ratio(const struct row *over, const struct row *under,
 {
 	struct row a = *over, b = *under;
 	struct series *x = &a.series[metric], *y = &b.series[metric];
-	struct measured m = { series_quantile(x, 0.5) / series_quantile(y, 0.5), NAN, NAN };
+	struct measured m = {
+		series_quantile(x, 0.5) / series_quantile(y, 0.5), NAN, NAN,
+		series_mean(x) / series_mean(y),
+	};
 
 	for (unsigned round = 0; round < series_rounds(x); round++) {
 		double one = series_round(x, round) / series_round(y, round);
@@ -139,7 +143,7 @@ static struct measured value_of(const struct row *row, enum metric metric)
 	struct series *s = &r.series[metric];
 
 	return (struct measured){ series_quantile(s, 0.5), series_quantile(s, 0),
-				  series_quantile(s, 1) };
+				  series_quantile(s, 1), series_mean(s) };
 }
 
 static int concerns(const struct goal *g, const struct row *row)
@@ -204,21 +208,23 @@ static void print_one(const struct goal *g, const struct row *row, struct measur
 	int met = g->bound == AT_MOST ? m.value <= g->target : m.value >= g->target;
 	const char *on = !colour(to) ? "" : met ? "\033[32m" : "\033[31m";
 	char size[32], detail[64], spread[80], value[32], low[32], high[32];
+	char means[32];
 
 	snprintf(spread, sizeof(spread), "%s..%s", number(m.low, low, sizeof(low)),
 		 number(m.high, high, sizeof(high)));
-	fprintf(to, "%-38s %5s %-15s %8s %17s   %s %-5g %s%s%s\n", g->what,
+	fprintf(to, "%-38s %5s %-15s %8s %17s %8s   %s %-5g %s%s%s\n", g->what,
 		size_string(row->size, size, sizeof(size)),
 		goal_detail(g, row, detail, sizeof(detail)),
 		number(m.value, value, sizeof(value)), spread,
+		number(m.means, means, sizeof(means)),
 		g->bound == AT_MOST ? "at most " : "at least", g->target, on,
 		met ? "ok" : "missed", *on ? "\033[0m" : "");
 }
 
 static void head(FILE *to)
 {
-	fprintf(to, "\n%-38s %5s %-15s %8s %17s   %s\n", "goal: ratio of medians", "size",
-		"touched", "ratio", "rounds min..max", "target");
+	fprintf(to, "\n%-38s %5s %-15s %8s %17s %8s   %s\n", "goal: ratio of medians", "size",
+		"touched", "ratio", "rounds min..max", "of means", "target");
 }
 
 static int print_goal(const struct rows *rows, const struct goal *g, int first, FILE *to)

@@ -2,9 +2,9 @@
  * The coordinator's order of work. Within a cell the engines take turns, round
  * by round, so that a ratio compares what was measured under the same
  * conditions; every other round goes backward, so that neither who comes before
- * whom nor a drift of the machine is for or against one. Cells that follow one another share a batch when they can all run
- * side by side, or all need one engine's memory at a time; there the floor
- * takes turns with each engine.
+ * whom nor a drift of the machine is for or against one. Cells that follow one
+ * another share a batch when they can all run side by side, or all need one
+ * engine's memory at a time; there the floor takes turns with each engine.
  *
  * SPDX-License-Identifier: MIT
  */
