@@ -15,6 +15,12 @@ const struct case_kind cases[CASE_COUNT] = {
 		"tax", "no fork at all: first touch, then streaming over the memory",
 		ENGINES_MEMORY, ENGINES_MEMORY, CASE_NO_MEMORY, 3, measure_tax,
 	},
+	[CASE_CALLS] = {
+		"calls", "memory calls, single and in bursts, off regions and on them",
+		ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_STORE),
+		ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_STORE),
+		CASE_NO_MEMORY, CALLS_PARTS, measure_calls,
+	},
 	[CASE_FIRST] = {
 		"first", "the first fork of new memory, told apart from forks 2 to 50",
 		ENGINES_ALL, ENGINES_ALL, CASE_FRESH | CASE_RAW, 2, measure_first,
@@ -117,6 +123,8 @@ const char *cell_detail(const struct cell *cell, unsigned part, char *buf, size_
 		snprintf(buf, size, "0%%");
 	else if (cell->id == CASE_TAX)
 		snprintf(buf, size, "%s", passes[part]);
+	else if (cell->id == CASE_CALLS)
+		calls_part(part, buf, size);
 	else if (cell->id == CASE_FIRST)
 		snprintf(buf, size, part ? "forks 2-%d" : "fork 1", FIRST_FORKS);
 	else if (cell->id == CASE_OLD_CHILD)

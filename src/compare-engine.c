@@ -14,6 +14,26 @@
 #include "compare.h"
 #include "cowfork.h"
 
+/* --- memory calls ------------------------------------------------------- */
+
+static void *native_mremap(void *addr, size_t old_len, size_t new_len, int flags)
+{
+	return mremap(addr, old_len, new_len, flags);
+}
+
+static void *store_mremap(void *addr, size_t old_len, size_t new_len, int flags)
+{
+	return cow_mremap(addr, old_len, new_len, flags, NULL);
+}
+
+static const struct calls native_calls = {
+	mmap, munmap, mprotect, madvise, native_mremap,
+};
+
+static const struct calls store_calls = {
+	cow_mmap, cow_munmap, cow_mprotect, cow_madvise, store_mremap,
+};
+
 /* --- an empty process --------------------------------------------------- */
 
 static int floor_create(size_t size, void **ret_addr, const char **ret_why)
@@ -151,24 +171,26 @@ static size_t store_huge_bytes(void)
 const struct engine engines[ENGINE_COUNT] = {
 	[ENGINE_FLOOR] = {
 		"floor", "an empty process and fork(2): nothing is faster",
-		4096, floor_create, nothing_to_prepare, fork, floor_destroy, NULL,
+		4096, floor_create, nothing_to_prepare, fork, floor_destroy, NULL, NULL,
 	},
 	[ENGINE_FORK_4K] = {
 		"fork-4k", "anonymous memory on 4 KiB pages and fork(2)",
 		4096, small_create, nothing_to_prepare, fork, plain_destroy, NULL,
+		&native_calls,
 	},
 	[ENGINE_FORK_THP] = {
 		"fork-thp", "anonymous memory on transparent huge pages and fork(2)",
 		TABLE_BYTES, thp_create, nothing_to_prepare, fork, plain_destroy,
-		thp_bytes,
+		thp_bytes, NULL,
 	},
 	[ENGINE_STORE] = {
 		"store", "a cowfork region on 4 KiB pages and cow_fork(3)",
 		4096, store_create, cow_prepare, cow_fork, region_destroy, NULL,
+		&store_calls,
 	},
 	[ENGINE_STORE_HUGE] = {
 		"store-huge", "a cowfork region collapsed into huge pages, cow_fork(3)",
 		TABLE_BYTES, store_huge_create, cow_prepare, cow_fork, region_destroy,
-		store_huge_bytes,
+		store_huge_bytes, NULL,
 	},
 };

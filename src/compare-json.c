@@ -51,6 +51,7 @@ static void add_times(struct json_object *o, const struct row *row)
 
 	json_object_object_add(o, "n", json_object_new_int64((int64_t)fork->n));
 	add_number(o, "median_us", series_quantile(fork, 0.5));
+	add_number(o, "mean_us", series_mean(fork));
 	add_number(o, "p99_us", series_quantile(fork, 0.99));
 	add_number(o, "min_us", series_quantile(fork, 0));
 	add_number(o, "p10_us", series_quantile(fork, 0.1));
@@ -58,6 +59,8 @@ static void add_times(struct json_object *o, const struct row *row)
 	add_number(o, "max_us", series_quantile(fork, 1));
 	add_number(o, "reaped_us", series_quantile(&r.series[METRIC_CHILD], 0.5));
 	add_number(o, "cycle_us", series_quantile(cycle, 0.5));
+	add_number(o, "cycle_mean_us", series_mean(cycle));
+	add_number(o, "cycle_p99_us", series_quantile(cycle, 0.99));
 	add_number(o, "cycle_min_us", series_quantile(cycle, 0));
 	add_number(o, "cycle_max_us", series_quantile(cycle, 1));
 	add_number(o, "vmpte_kib", series_quantile(&r.series[METRIC_VMPTE], 0.5));

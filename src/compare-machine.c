@@ -14,6 +14,8 @@
 #include "compare.h"
 #include "cowfork.h"
 
+#define BUSY 0.7		/* load from which a run says so */
+
 /* --- messages ----------------------------------------------------------- */
 
 static void __attribute__((format(printf, 1, 0))) say(const char *fmt, va_list ap)
@@ -164,15 +166,20 @@ static void thp_setting(char *buf, size_t size)
 void machine_print(FILE *to, uint64_t seed)
 {
 	char cpu[256], thp[64], total[32], available[32];
+	double load = 0;
 	struct utsname u;
 
 	uname(&u);
 	cpu_name(cpu, sizeof(cpu));
 	thp_setting(thp, sizeof(thp));
-	fprintf(to, "%s %s %s, %ld x %s, %s (%s available), THP %s, cowfork %s, seed %" PRIu64 "\n",
-		u.sysname, u.release, u.machine, sysconf(_SC_NPROCESSORS_ONLN), cpu,
+	(void)getloadavg(&load, 1);
+	fprintf(to, "%s %s %s, %ld x %s, load %.1f, %s (%s available), THP %s, cowfork %s, seed %" PRIu64 "\n",
+		u.sysname, u.release, u.machine, sysconf(_SC_NPROCESSORS_ONLN), cpu, load,
 		size_string(meminfo("MemTotal:"), total, sizeof(total)),
 		size_string(meminfo("MemAvailable:"), available, sizeof(available)),
 		thp, cow_version(), seed);
 	fflush(to);
+	if (load >= BUSY)
+		warn("the machine is busy (load %.1f): who waits for a processor is a long call "
+		     "rather than a short one, so ratios flatter cowfork", load);
 }

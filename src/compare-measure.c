@@ -229,7 +229,7 @@ static int one_child(struct cycle *c, child_fn *child, parent_fn *parent)
 	again = clock_us();
 	if (memory_read_versions(m, c->list) < 0)
 		return reply_wrong(c->reply, m);
-	reply_add(c->reply, c->part, METRIC_FORK, forked - start);
+	reply_add(c->reply, c->part, METRIC_CALL, forked - start);
 	reply_add(c->reply, c->part, METRIC_CHILD, reaped - start);
 	reply_add(c->reply, c->part, METRIC_CYCLE, clock_us() - again + reaped - start);
 	return 0;
@@ -299,7 +299,7 @@ static int start_children(struct cycle *c, pid_t *pid)
 		pid[i] = child_start(c, child_sleep);
 		if (pid[i] < 0)
 			return -1;
-		reply_add(c->reply, 0, METRIC_FORK, clock_us() - start);
+		reply_add(c->reply, 0, METRIC_CALL, clock_us() - start);
 	}
 	return 0;
 }
@@ -364,7 +364,7 @@ static int age(struct cycle *c, unsigned nth)
 		return -1;
 	reaped = clock_us();
 	memory_commit(m, some);
-	reply_add(c->reply, nth, METRIC_FORK, forked - fork_at);
+	reply_add(c->reply, nth, METRIC_CALL, forked - fork_at);
 	reply_add(c->reply, nth, METRIC_CHILD, reaped - fork_at);
 	reply_add(c->reply, nth, METRIC_CYCLE, reaped - start);
 	return 0;

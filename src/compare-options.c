@@ -1,6 +1,7 @@
 /*
  * The arguments, and the help that explains cases, engines and the columns of
- * the table. A bad argument ends the program with one line and status 2.
+ * the table. A bad argument ends the program with one line (and argp's hint at
+ * --help) and status 2.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -26,7 +27,7 @@ static const struct argp_option options[] = {
 	{ "engine", 'e', "LIST", 0, "Engines to compare (default all that a case is for; "
 	  "review fork-4k,store)", 0 },
 	{ "rounds", 'r', "N", 0, "Rounds of each case (default 5, but 3 where a round takes "
-	  "long)", 0 },
+	  "long; given, N holds for all)", 0 },
 	{ "seed", KEY_SEED, "N", 0, "What random pages come from (default: the clock)", 0 },
 	{ "forks", KEY_FORKS, "K", 0, "Forks of the case review, 1 to 1000 (default 16)", 0 },
 	{ "quick", 'q', NULL, 0, "64M and two rounds: does it work at all?", 0 },
@@ -45,11 +46,12 @@ static const char text[] =
 	"Each engine has a process of its own; the engines take turns round by round, as far "
 	"as memory allows, so that ratios hold on a noisy machine. CASE is one or more of "
 	"those that --list names (default all but review).\v"
-	"The columns: n forks; latency of the fork call in the parent; from the fork until "
+	"The columns: n forks; latency of the call, the fork in the parent; from there until "
 	"the child is reaped; the whole cycle, which adds what the parent does between forks. "
 	"After each wait the parent reads again the pages that the row is about, so that its "
 	"own faults are counted, for every engine alike. Shares are of all pages; random "
-	"pages are the same for each engine and each round. parent-write writes the same "
+	"pages are the same for each engine and each round. The calls are of memory, without "
+	"a fork: single ones, and as the cycle what one of a burst takes. parent-write writes the same "
 	"pages each time, old-child other ones before each fork.\n\n"
 	"review takes --size and --forks, and tells seconds of fork latency for each GiB of "
 	"touched memory while all children stay alive.\n\n"
@@ -61,7 +63,7 @@ static const char text[] =
 
 struct parse {
 	struct options *opt;
-	int sizes_given, cases_given;
+	int sizes_given, engines_given, cases_given;
 };
 
 /* --- values ------------------------------------------------------------- */
@@ -192,7 +194,7 @@ static error_t parse_one(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case 's': p->sizes_given = 1; each_item(state, arg, &opt->plan, add_size); break;
-	case 'e': each_item(state, arg, &opt->plan, add_engine); break;
+	case 'e': p->engines_given = 1; each_item(state, arg, &opt->plan, add_engine); break;
 	case 'r': opt->rounds = (unsigned)number(state, arg, 1, 10000, "rounds"); break;
 	case 'q': opt->quick = 1; break;
 	case 'l': list_all(); break;
@@ -205,6 +207,8 @@ static error_t parse_one(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (p->sizes_given && !opt->plan.sizes)
 			argp_error(state, "--size: the list is empty");
+		if (p->engines_given && !opt->plan.engines)
+			argp_error(state, "--engine: the list is empty");
 		set_defaults(p);
 		refuse_nonsense(state, p);
 		break;

@@ -88,7 +88,7 @@ static int data(const struct rows *rows, int engine, FILE *to)
 
 	for (size_t i = 0; i < rows->n; i++) {
 		struct row row = rows->row[i];
-		struct series *s = &row.series[METRIC_FORK];
+		struct series *s = &row.series[METRIC_CALL];
 
 		if (!wanted(&row, engine))
 			continue;

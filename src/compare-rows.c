@@ -89,7 +89,7 @@ void rows_free(struct rows *rows)
 
 struct series *row_headline(const struct row *row)
 {
-	const struct series *s = &row->series[METRIC_FORK];
+	const struct series *s = &row->series[METRIC_CALL];
 
 	return (struct series *)(uintptr_t)(s->n ? s : &row->series[METRIC_CYCLE]);
 }

@@ -1,9 +1,10 @@
 /*
  * The coordinator's order of work. Within a cell the engines take turns, round
  * by round, so that a ratio compares what was measured under the same
- * conditions. Cells that follow one another share a batch when they can all run
- * side by side, or all need one engine's memory at a time; there the floor
- * takes turns with each engine.
+ * conditions; every other round goes backward, so that neither who comes before
+ * whom nor a drift of the machine is for or against one. Cells that follow one
+ * another share a batch when they can all run side by side, or all need one
+ * engine's memory at a time; there the floor takes turns with each engine.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -27,6 +28,7 @@ struct run {
 	size_t cells, at;	/* at: the cell that runs */
 	unsigned engines;	/* bits: those of the batch */
 	double slowest;		/* us of the slowest cycle of this cell */
+	int backward;		/* this round's order of the engines */
 };
 
 #define each_worker(w, run) \
@@ -39,7 +41,10 @@ static unsigned turn(const struct run *r)
 
 static struct worker *next_worker(const struct run *r, const struct worker *after)
 {
-	for (int id = after ? (int)after->engine + 1 : 0; id < ENGINE_COUNT; id++)
+	int step = r->backward ? -1 : 1, first = r->backward ? ENGINE_COUNT - 1 : 0;
+
+	for (int id = after ? (int)after->engine + step : first;
+	     id >= 0 && id < ENGINE_COUNT; id += step)
 		if (turn(r) & ENGINE_BIT(id))
 			return worker_get((enum engine_id)id);
 	return NULL;
@@ -181,13 +186,14 @@ static void warm_up(struct run *r)
 	}
 }
 
-static void one_round(const struct run *r, unsigned round)
+static void one_round(struct run *r, unsigned round)
 {
 	unsigned flags = cases[r->cell[r->at].id].flags;
 	struct job job = job_for(r, OP_RUN);
 	char doing[32];
 
 	snprintf(doing, sizeof(doing), "round %u", round + 1);
+	r->backward = round % 2;
 	each_worker(w, r) {
 		if (flags & CASE_FRESH)
 			ready(r, w, 1);
@@ -195,6 +201,7 @@ static void one_round(const struct run *r, unsigned round)
 		job.reps = flags & CASE_BURST ? w->reps : 1;
 		gather(r, w, round, worker_ask(w, &job));
 	}
+	r->backward = 0;
 }
 
 /* Children look at everything once; at the end of the case parents do. */

@@ -23,7 +23,7 @@ static const char *us(double value, char *buf, size_t size)
 	if (isnan(value))
 		snprintf(buf, size, "-");
 	else
-		snprintf(buf, size, value < 99.95 ? "%.1f" : "%.0f", value);
+		snprintf(buf, size, "%.*f", value < 9.995 ? 2 : value < 99.95, value);
 	return buf;
 }
 
@@ -46,20 +46,20 @@ static void head(size_t size, FILE *to)
 
 	fprintf(to, "\n%s%s of memory, times in us%s\n", bold,
 		size_string(size, text, sizeof(text)), plain);
-	fprintf(to, "%s%-13s %-13s %-11s %4s %9s %17s %9s %9s %9s %17s%s\n", bold, "case",
-		"touched", "engine", "n", "fork", "p10..p90", "p99", "to wait", "cycle",
+	fprintf(to, "%s%-13s %-15s %-11s %4s %9s %17s %9s %9s %9s %17s%s\n", bold, "case",
+		"touched", "engine", "n", "call", "p10..p90", "p99", "to wait", "cycle",
 		"p10..p90", plain);
 }
 
 static void line(const struct row *row, int new_cell, FILE *to)
 {
 	struct row r = *row;
-	struct series *fork = &r.series[METRIC_FORK], *cycle = &r.series[METRIC_CYCLE];
+	struct series *fork = &r.series[METRIC_CALL], *cycle = &r.series[METRIC_CYCLE];
 	struct series *vmpte = &r.series[METRIC_VMPTE];
 	char detail[64], median[32], p99[32], wait[32], whole[32], around[80], around_whole[80];
 
 	cell_detail(&row->cell, row->part, detail, sizeof(detail));
-	fprintf(to, "%-13s %-13s %-11s %4zu %9s %17s %9s %9s %9s %17s",
+	fprintf(to, "%-13s %-15s %-11s %4zu %9s %17s %9s %9s %9s %17s",
 		new_cell ? cases[row->cell.id].name : "", new_cell ? detail : "",
 		engines[row->engine].name, row_headline(row)->n,
 		us(series_quantile(fork, 0.5), median, sizeof(median)),

@@ -44,29 +44,37 @@ static void size_done(struct rows *rows, size_t size)
 		json_print(rows, size, json);
 }
 
-static void run(const struct plan *plans, size_t count, struct rows *rows)
+static void refuse(const struct plan *plans, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
 		plan_refuse(&plans[i], opt.forks);
+}
+
+static void run(const struct plan *plans, size_t count, struct rows *rows)
+{
 	for (size_t i = 0; i < count; i++)
 		run_plan(&plans[i], &opt, rows, size_done);
 }
 
 int main(int argc, char **argv)
 {
+	const struct plan *plans = &opt.plan;
 	struct rows rows = { 0 };
+	size_t count = 1;
 
 	if (argc == 2 && strncmp(argv[1], WORKER_OPTION, strlen(WORKER_OPTION)) == 0)
 		return worker_main(argv[1] + strlen(WORKER_OPTION));
 	options_parse(argc, argv, &opt);
+	if (opt.goals) {
+		plans = goal_plans;
+		count = goal_plan_count;
+	}
+	refuse(plans, count);
 	if (opt.plot_file)
 		plot_probe(opt.plot_file);
 	open_outputs();
 	machine_print(people, opt.seed);
-	if (opt.goals)
-		run(goal_plans, goal_plan_count, &rows);
-	else
-		run(&opt.plan, 1, &rows);
+	run(plans, count, &rows);
 	if (opt.goals && json)
 		json_print(&rows, 0, json);
 	goals_print(&rows, people);

@@ -23,7 +23,7 @@ enum { STATUS_OK, STATUS_WRONG_BYTE, STATUS_FAILED };
 #define TABLE_BYTES ((size_t)2 << 20)	/* what one page-table page maps */
 #define LIST_MAX 16			/* sizes in one --size */
 #define FORKS_MAX 1000			/* children alive at once in `review` */
-#define SAMPLES_MAX 1024		/* in one answer of a worker */
+#define SAMPLES_MAX 2048		/* in one answer of a worker */
 #define CHILD_NO_MEMORY 2		/* status of a child that could not check */
 #define OLD_CHILD_FORKS 12
 #define FIRST_FORKS 50
@@ -40,6 +40,15 @@ enum engine_id {
 #define ENGINES_ALL (ENGINE_BIT(ENGINE_COUNT) - 1)
 #define ENGINES_MEMORY (ENGINES_ALL & ~ENGINE_BIT(ENGINE_FLOOR))
 
+/* The memory calls, as the C library's. */
+struct calls {
+	void *(*mmap)(void *addr, size_t len, int prot, int flags, int fd, off_t off);
+	int (*munmap)(void *addr, size_t len);
+	int (*mprotect)(void *addr, size_t len, int prot);
+	int (*madvise)(void *addr, size_t len, int advice);
+	void *(*mremap)(void *addr, size_t old_len, size_t new_len, int flags);
+};
+
 /* create, prepare and destroy return 0 or -errno; *ret_why may say more. */
 struct engine {
 	const char *name, *about;
@@ -49,6 +58,7 @@ struct engine {
 	pid_t (*fork)(void);
 	int (*destroy)(void *addr, size_t size);
 	size_t (*huge_bytes)(void);	/* NULL: huge pages are not expected */
+	const struct calls *calls;	/* NULL: not in `calls` */
 };
 
 extern const struct engine engines[ENGINE_COUNT];
@@ -56,7 +66,7 @@ extern const struct engine engines[ENGINE_COUNT];
 /* --- cases: compare-case.c ---------------------------------------------- */
 
 enum case_id {
-	CASE_TAX, CASE_FIRST, CASE_FORK, CASE_CYCLE, CASE_VMPTE, CASE_CHILDREN,
+	CASE_TAX, CASE_CALLS, CASE_FIRST, CASE_FORK, CASE_CYCLE, CASE_VMPTE, CASE_CHILDREN,
 	CASE_OLD_CHILD, CASE_CHILD_READ, CASE_CHILD_WRITE, CASE_PARENT_WRITE,
 	CASE_REVIEW, CASE_COUNT,
 };
@@ -101,6 +111,13 @@ struct case_kind {
 extern const struct case_kind cases[CASE_COUNT];
 extern const unsigned shares_permille[5];
 
+/* `calls`: a part is a call on a kind of memory; first those that stay the
+ * kernel's under every engine. compare-calls.c */
+#define CALL_COUNT 5
+#define CALLS_OFF_PARTS (3 * CALL_COUNT)
+#define CALLS_PARTS (5 * CALL_COUNT)
+const char *calls_part(unsigned part, char *buf, size_t size);
+
 /* The cells of these cases in the order of running; returns how many. */
 size_t cells_make(unsigned case_bits, unsigned review_forks, struct cell *ret_cells);
 /* What a row touches or which fork it is: "0.1% random", "fork 3", "-". */
@@ -122,9 +139,11 @@ struct job {
 };
 
 enum metric {
-	METRIC_FORK,		/* us of the fork call in the parent */
+	METRIC_CALL,		/* us of the fork call in the parent; `calls`: of a
+				 * single memory call */
 	METRIC_CHILD,		/* us from that call until the child is reaped */
-	METRIC_CYCLE,		/* us of all that happens from fork to fork */
+	METRIC_CYCLE,		/* us of all that happens from fork to fork; `calls`:
+				 * of one memory call in a burst */
 	METRIC_VMPTE,		/* KiB of page tables in the child */
 	METRIC_COUNT,
 };
@@ -150,7 +169,7 @@ struct reply {
 };
 
 /* --- worker side: compare-memory.c, compare-measure.c, compare-tax.c, ----- */
-/* --- compare-worker.c ----------------------------------------------------- */
+/* --- compare-calls.c, compare-worker.c ------------------------------------ */
 
 struct list {
 	const uint32_t *page;
@@ -209,6 +228,7 @@ int measure_children(struct bench *b, const struct job *job, struct reply *reply
 int measure_old_child(struct bench *b, const struct job *job, struct reply *reply);
 int measure_review(struct bench *b, const struct job *job, struct reply *reply);
 int measure_tax(struct bench *b, const struct job *job, struct reply *reply);
+int measure_calls(struct bench *b, const struct job *job, struct reply *reply);
 
 int worker_main(const char *engine_name);
 

@@ -1,0 +1,250 @@
+#!/bin/bash
+# cowfork-compare as its user meets it: arguments, refusals, JSON against the man
+# page, the plot, terminals, and that a wrong byte does end it.
+#
+# SPDX-License-Identifier: MIT
+set -u
+srcdir=${srcdir:-.}
+tool=${top_builddir:-.}/src/cowfork-compare
+[ -x "$tool" ] || { echo "skip: $tool was not built"; exit 77; }
+work=$(mktemp -d) || exit 99
+trap 'rm -rf "$work"' EXIT
+status=0
+
+fail()
+{
+	echo "FAIL: $*"
+	status=1
+}
+
+show()
+{
+	sed 's/^/    /' "$work/out" "$work/err" | head -20
+}
+
+run()	# arguments of the tool; leaves what it said in $work
+{
+	"$tool" "$@" >"$work/out" 2>"$work/err" </dev/null
+	got=$?
+}
+
+expect()	# status, text that the first line of stderr has, arguments
+{
+	local want=$1 text=$2
+	shift 2
+	run "$@"
+	[ $got = "$want" ] || { fail "status $got, not $want: $*"; show; }
+	head -1 "$work/err" | grep -qF -- "$text" ||
+		{ fail "no \"$text\" in the first line that says what is wrong with: $*"; show; }
+}
+
+# --- arguments ----------------------------------------------------------------
+
+refused()	# text, arguments: nothing was run, and one line says why
+{
+	expect 2 "$@"
+	shift
+	[ ! -s "$work/out" ] || { fail "said something on stdout: $*"; show; }
+	grep -v '^Try\|^information' "$work/err" | awk 'END { exit NR != 1 }' ||
+		{ fail "more than one line: $*"; show; }
+}
+
+refused "unrecognized option" --bogus
+refused '"nosuch" is no case' nosuch
+refused '"nosuch" is no engine' --engine=floor,nosuch
+refused 'the list is empty' --engine=
+refused 'the list is empty' --size=
+refused '"1M" is no size' --size=64M,1M
+refused '"17T" is no size' --size=17T
+refused '"-4M" is no size' --size=-4M
+refused '"64Q" is no size' --size=64Q
+refused '"4MB" is no size' --size=4MB
+refused 'more than 16 sizes' --size=2M,2M,2M,2M,2M,2M,2M,2M,2M,2M,2M,2M,2M,2M,2M,2M,2M
+refused 'rounds: "0"' --rounds=0
+refused 'rounds: "x"' --rounds=x
+refused 'seed: "-1"' --seed=-1
+refused 'forks: "1001"' --forks=1001
+refused 'no engine that was asked for takes part in case tax' --engine=floor tax
+refused '--goals chooses' --goals fork
+refused '--goals chooses' --goals --size=64M
+refused '--plot needs' --plot="$work/no.svg" --size=2M fork
+refused '--plot needs' --plot="$work/no.svg" --size=2M,4M cycle
+[ ! -e "$work/no.svg" ] || fail "a refused run left a plot file"
+
+# --- refused before anything runs ---------------------------------------------
+
+started=$(date +%s)
+echo kept >"$work/old"
+expect 2 'does not fit: case cycle at 16T' --size=16T cycle
+expect 2 'does not fit: case cycle at 16T' --size=2M,16T --json="$work/old" cycle
+grep -qx kept "$work/old" || fail "a refused run emptied its --json file"
+expect 2 "--json: $work/none/rows" --size=2M --json="$work/none/rows" cycle
+expect 2 "--plot: $work/none/plot" --size=2M,4M --plot="$work/none/plot" fork
+[ $(($(date +%s) - started)) -le 5 ] || fail "what cannot be done took long to refuse"
+
+# --- list ---------------------------------------------------------------------
+
+run --list
+[ $got = 0 ] || fail "--list: status $got"
+page=$srcdir/src/cowfork-compare.1
+for name in $(awk '/^  / { print $1 }' "$work/out"); do
+	grep -qE "^\.It Cm (.* )?$name( |\$)" "$page" ||
+		fail "$name of --list is not in ${page##*/}"
+done
+for name in $(sed -n '/^\.Sh ENGINES/,/^\.Ss JSON/s/^\.It Cm//p' "$page" | tr -d ,); do
+	grep -q "^  $name " "$work/out" || fail "$name of ${page##*/} is not in --list"
+done
+
+# --- JSON ---------------------------------------------------------------------
+
+fields=$(sed -n '/^\.Ss JSON/,/^\.Sh/s/^\.Va//p' "$page" | tr -d ,. | xargs -n1 | sort)
+
+keys()	# of each row, "name name ..." a line, sorted
+{
+	if python3 -c 'import json' 2>/dev/null; then
+		python3 -c 'import json, sys
+for line in sys.stdin: print(*sorted(json.loads(line)))'
+	elif command -v jq >/dev/null; then
+		jq -er 'keys | join(" ")'
+	else
+		grep '^{.*}$' | while read -r row; do
+			grep -oE '"[a-z0-9_]+":' <<<"$row" | tr -d '":' | sort | xargs
+		done
+	fi
+}
+
+run --quick --rounds=1 --json --seed=7 tax calls first fork vmpte old-child child-read
+[ $got = 0 ] || { fail "--quick --json: status $got"; show; }
+keys <"$work/out" >"$work/keys" || fail "rows do not parse"
+[ "$(wc -l <"$work/keys")" = "$(wc -l <"$work/out")" ] || fail "rows do not parse"
+[ "$(sort -u "$work/keys")" = "$(echo $fields)" ] ||
+	fail "fields are not those of ${page##*/} ($(echo $fields)): $(sort -u "$work/keys")"
+for name in tax calls first fork vmpte old-child child-read; do
+	grep -q "\"case\":\"$name\"" "$work/out" || fail "no row of $name"
+done
+grep -q '"size_bytes":67108864' "$work/out" || fail "--quick is not of 64M"
+head -1 "$work/err" | grep -q 'seed 7$' || fail "the first line does not tell the seed"
+
+run --size=2M --rounds=1 --json="$work/rows" --engine=fork-4k cycle review
+[ $got = 0 ] && grep -q '^case' "$work/out" && [ "$(wc -l <"$work/rows")" = 2 ] ||
+	{ fail "--json=FILE does not give both table and rows"; show; }
+
+# --- plot ---------------------------------------------------------------------
+
+if command -v gnuplot >/dev/null; then
+	run --size=2M,4M --rounds=1 --engine=floor,fork-4k --plot="$work/plot.svg" fork
+	[ $got = 0 ] && grep -q '</svg>' "$work/plot.svg" && grep -q fork-4k "$work/plot.svg" ||
+		{ fail "--plot: status $got, or no SVG"; show; }
+else
+	echo "left out: no gnuplot"
+fi
+mkdir "$work/bin"
+printf '#!/bin/sh\nexit 1\n' >"$work/bin/gnuplot"
+chmod +x "$work/bin/gnuplot"
+PATH=$work/bin:$PATH expect 2 '--plot: gnuplot failed' --size=2M,4M --plot="$work/p" fork
+[ ! -s "$work/out" ] || { fail "a gnuplot that fails is found out late"; show; }
+
+# --- terminals ----------------------------------------------------------------
+
+escape=$(printf '\033')
+small=(--size=2M --rounds=1 --engine=floor,store fork)
+run "${small[@]}"
+! grep -q "$escape" "$work/out" "$work/err" || fail "escape codes where no terminal is"
+if command -v script >/dev/null; then
+	script -qec "env -u NO_COLOR TERM=xterm '$tool' ${small[*]}" /dev/null \
+		>"$work/out" 2>&1 </dev/null
+	grep -q "$escape\[[0-9]*m" "$work/out" || fail "no colours on a terminal"
+	script -qec "env NO_COLOR=1 TERM=xterm '$tool' ${small[*]}" /dev/null \
+		>"$work/out" 2>&1 </dev/null
+	! grep -q "$escape\[[0-9]*m" "$work/out" || fail "colours in spite of NO_COLOR"
+else
+	echo "left out: no script(1) to make a terminal"
+fi
+
+# --- faults -------------------------------------------------------------------
+
+# Laid under the tool: spoils page 5 after a fork, as FAULT says.
+cat >"$work/fault.c" <<'EOF'
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static unsigned char *base;	/* of the memory under test */
+
+int madvise(void *addr, size_t len, int advice)
+{
+	if (advice == MADV_NOHUGEPAGE)
+		base = addr;
+	return (int)syscall(SYS_madvise, addr, len, advice);
+}
+
+int cow_region_create(size_t size, size_t align, void **ret_addr)
+{
+	int (*create)(size_t, size_t, void **) = dlsym(RTLD_NEXT, "cow_region_create");
+	int ret = create(size, align, ret_addr);
+
+	base = *ret_addr;
+	return ret;
+}
+
+static pid_t spoil(pid_t pid)
+{
+	const char *fault = getenv("FAULT");
+
+	if (!fault || !base || pid < 0)
+		return pid;
+	if (!strcmp(fault, pid ? "parent" : "child"))
+		base[5 * 4096] ^= 1;
+	if (!strcmp(fault, "fork") && !pid)
+		_exit(0);
+	if (!strcmp(fault, pid ? "worker-dies" : "child-dies"))
+		kill(getpid(), SIGKILL);
+	errno = EAGAIN;
+	return strcmp(fault, "fork") ? pid : -1;
+}
+
+pid_t fork(void)		/* cow_fork() comes here too */
+{
+	pid_t (*real)(void) = dlsym(RTLD_NEXT, "fork");
+
+	return spoil(real());
+}
+EOF
+
+fault()	# fault, status, text, engine, case
+{
+	FAULT=$1 LD_PRELOAD=$work/fault.so "$tool" --size=2M --rounds=1 --engine="$4" "$5" \
+		>"$work/out" 2>"$work/err" </dev/null
+	got=$?
+	[ $got = "$2" ] && grep -qE -- "$3" "$work/err" ||
+		{ fail "fault $1 of $4 in $5: status $got, not $2 with \"$3\""; show; }
+}
+
+if ! ${CC:-cc} -shared -fPIC -o "$work/fault.so" "$work/fault.c" -ldl 2>"$work/err"; then
+	echo "left out: faults, no compiler"
+elif ! LD_PRELOAD=$work/fault.so "$tool" --version >/dev/null 2>&1; then
+	echo "left out: faults, the tool cannot be preloaded (a sanitizer?)"
+else
+	engines=fork-4k
+	[ -f "${top_builddir:-.}/lib/.libs/libcowfork.so" ] && engines="$engines store"
+	for engine in $engines; do
+		fault child 1 "WRONG BYTE: engine $engine, 2M, case child-read.*: in the child, page 5 word 0" \
+			$engine child-read
+		fault parent 1 "WRONG BYTE: engine $engine, 2M, .*page 5 word 0" $engine child-write
+		fault parent 1 "WRONG BYTE: engine $engine, 2M, .*case fork: in the .*, page 5 word 0" \
+			$engine fork
+		fault fork 2 "engine $engine, 2M, case cycle: fork: " $engine cycle
+		fault child-dies 2 "case cycle: a child was killed: Killed" $engine cycle
+		fault worker-dies 2 "case cycle: the worker was killed: Killed" $engine cycle
+	done
+fi
+
+[ $status != 0 ] || echo "$(wc -l <"$work/keys") rows, $(echo $fields | wc -w) fields each"
+exit $status
