@@ -96,7 +96,7 @@ static int make_anonymous(struct store *s, const struct extent *e)
 		return ret;
 	}
 	process_native(COW_REASON_CALL);
-	memory_yield(s, e->start, e->end, e->prot, 0);
+	memory_yield(s, e->start, e->end, e->prot, EXTENT_PROGRAM);
 	memory_lock_as(e->start, len, locked);
 	return 0;
 }
@@ -116,22 +116,41 @@ static int advise_attribute(struct store *s, const struct extent *e, int advice)
 	return ret;
 }
 
-/* The kernel zeroes up to the first page that is locked. */
-static int zero_pinned(struct store *s, struct extent e, int advice)
+static int zero_unlocked(struct store *s, const struct extent *e)
+{
+	return memory_zero(s, e->start, e->end);
+}
+
+/* The kernel knows guards on anonymous memory, and on none that is locked. */
+static int guard(struct store *s, const struct extent *e)
+{
+	int ret = memory_empty(s, e, EXTENT_KEEP);
+
+	return ret ? ret : sys_madvise(e->start, e->end - e->start, MADV_GUARD_INSTALL);
+}
+
+/* The kernel goes up to the first page that is locked. */
+static int up_to_lock(struct store *s, struct extent e,
+		      int (*step)(struct store *s, const struct extent *e))
 {
 	size_t len = e.end - e.start, half = len / 2 & ~(sys_page_size() - 1);
 	struct extent low = e, high = e;
 	int ret;
 
 	if (!memory_is_locked(e.start, len))
-		return memory_zero(s, e.start, e.end);
-	if (advice == MADV_DONTNEED_LOCKED)
-		return memory_zero_by_hand(&e);
+		return step(s, &e);
 	if (!half)
 		return -EINVAL;
 	low.end = high.start = e.start + half;
-	ret = zero_pinned(s, low, advice);
-	return ret ? ret : zero_pinned(s, high, advice);
+	ret = up_to_lock(s, low, step);
+	return ret ? ret : up_to_lock(s, high, step);
+}
+
+static int zero_pinned(struct store *s, const struct extent *e, int advice)
+{
+	if (advice == MADV_DONTNEED_LOCKED && memory_is_locked(e->start, e->end - e->start))
+		return memory_zero_by_hand(e);
+	return up_to_lock(s, *e, zero_unlocked);
 }
 
 static int advise_pinned(struct store *s, const struct extent *e, int advice)
@@ -148,15 +167,12 @@ static int advise_pinned(struct store *s, const struct extent *e, int advice)
 	case MEANS_EINVAL:
 		return -EINVAL;
 	case MEANS_ZERO:
-		return zero_pinned(s, *e, advice);
+		return zero_pinned(s, e, advice);
 	case MEANS_ANONYMOUS:
 		ret = make_anonymous(s, e);
 		break;
-	case MEANS_EMPTY:	/* the kernel knows whether it is locked */
-		ret = sys_madvise(e->start, e->end - e->start, advice);
-		if (ret == 0)
-			ret = memory_empty(s, e);
-		break;
+	case MEANS_EMPTY:
+		return up_to_lock(s, *e, guard);
 	case MEANS_NOTHING: case MEANS_KERNEL: case MEANS_DETACH:
 		break;
 	}
@@ -179,8 +195,7 @@ static int advise_ours(struct store *s, const struct extent *e, int advice)
 		ret = make_anonymous(s, e);
 		break;
 	case MEANS_EMPTY:
-		ret = memory_empty(s, e);
-		break;
+		return guard(s, e);
 	case MEANS_DETACH:
 		ret = memory_detach(s, e->start, e->end, COW_REASON_CALL);
 		pinned.flags = EXTENT_PINNED;

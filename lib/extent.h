@@ -47,6 +47,8 @@ enum extent_state {
 #define EXTENT_DONTDUMP	16u
 /* A mapping of the program's own making, not plain anonymous memory. */
 #define EXTENT_PROGRAM	32u
+/* Anonymous memory with something on it that the store cannot have. */
+#define EXTENT_KEEP	64u
 
 struct extent {
 	uintptr_t start, end;

@@ -266,6 +266,7 @@ int freeze_retire(void)
 
 /* --- thaw --------------------------------------------------------------- */
 
+#define TAKE_IN (16 * TABLE_SIZE)
 #define STACK_ROOM ((uintptr_t)64 << 10)	/* what a thaw needs, many times over */
 
 static int copy_back(void *arg, uintptr_t start, size_t len)
@@ -299,16 +300,44 @@ static int thaw_step(struct store *s, uintptr_t start, size_t len, int prot)
 	return ret;
 }
 
+static int is_overlay(const struct extent *e)
+{
+	return e->state == EXTENT_NATIVE && !(e->flags & ~EXTENT_STALE);
+}
+
+/* Anonymous memory that was laid over a window while descendants looked goes back
+ * into the store, some tables at a time, so that little of it is held twice. */
+static int take_in(struct store *s, uintptr_t start, uintptr_t end, int prot)
+{
+	int ret = 0;
+
+	for (uintptr_t at = start; ret == 0 && at < end; at += TAKE_IN) {
+		size_t len = end - at < TAKE_IN ? end - at : TAKE_IN;
+
+		ret = store_have_room(s) ? store_punch(s, at, len) : -ENOMEM;
+		if (ret == 0)
+			ret = copy_private_pages(s, at, len, prot);
+		if (ret == 0)
+			ret = store_renew(s, at, len, prot);
+		if (ret == 0)
+			extents_set(&s->extents, at, at + len, EXTENT_OWNED, prot, 0);
+	}
+	return ret;
+}
+
 /* Returns 1 when it thawed. */
-static int thaw_part(struct store *s, uintptr_t start, uintptr_t end, int prot)
+static int thaw_part(struct store *s, uintptr_t start, uintptr_t end,
+		     const struct extent *e)
 {
 	size_t len = end - start;
 
 	if (start >= end || !store_may_move(s, len) || !store_have_room(s))
 		return 0;
 	s->owns = 1;
-	return copy_private_pages(s, start, len, prot) == 0 &&
-	       by_halves(thaw_step, s, start, len, prot) == 0;
+	if (is_overlay(e))
+		return take_in(s, start, end, e->prot) == 0;
+	return copy_private_pages(s, start, len, e->prot) == 0 &&
+	       by_halves(thaw_step, s, start, len, e->prot) == 0;
 }
 
 /* Memory can hold a stack of the program's making (coroutines), and ours now:
@@ -319,9 +348,8 @@ static int thaw_extent(struct store *s, const struct extent *e)
 	uintptr_t low = here - STACK_ROOM, high = here + STACK_ROOM;
 
 	if (here < e->start || here >= e->end)
-		return thaw_part(s, e->start, e->end, e->prot);
-	return thaw_part(s, e->start, low, e->prot) |
-	       thaw_part(s, high, e->end, e->prot);
+		return thaw_part(s, e->start, e->end, e);
+	return thaw_part(s, e->start, low, e) | thaw_part(s, high, e->end, e);
 }
 
 static int thaw_store(struct store *s)
@@ -331,7 +359,7 @@ static int thaw_store(struct store *s)
 	if (verify(s) < 0 || freeze_reserve(s, 2) < 0)
 		return 0;
 	extents_each(e, &s->extents, s->base, s->base + s->size)
-		if (e.state == EXTENT_FROZEN)
+		if (e.state == EXTENT_FROZEN || is_overlay(&e))
 			thawed += thaw_extent(s, &e);
 	return thawed;
 }

@@ -160,7 +160,7 @@ void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot,
 				 (e.flags & (EXTENT_STALE | EXTENT_PINNED));
 
 		if (e.state == EXTENT_OWNED && !s->inherited)
-			store_punch(s, e.start, e.end - e.start);
+			stale |= store_punch(s, e.start, e.end - e.start) < 0;
 		if (s->inherited)
 			stale = 0;
 		if (!(e.flags & EXTENT_FOREIGN))
@@ -193,10 +193,8 @@ static int unmap_other(struct store *s, const struct extent *e)
 {
 	unsigned stale = e->state == EXTENT_FROZEN ||
 			 (e->flags & (EXTENT_STALE | EXTENT_PINNED));
-	int ret = store_reserve(s, e->start, e->end - e->start);
-
-	if (ret < 0)
-		return ret;
+	if (store_reserve(s, e->start, e->end - e->start) < 0)
+		return -ENOMEM;
 	extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0,
 		    stale ? EXTENT_STALE : 0);
 	s->stale |= stale;
@@ -263,7 +261,7 @@ void memory_lock_as(uintptr_t start, size_t len, int locked)
 }
 
 /* The store's bytes wait for descendants. */
-int memory_empty(struct store *s, const struct extent *e)
+int memory_empty(struct store *s, const struct extent *e, unsigned flags)
 {
 	long p = sys_mmap(e->start, e->end - e->start, e->prot,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
@@ -273,7 +271,7 @@ int memory_empty(struct store *s, const struct extent *e)
 		return (int)p;
 	process_native(COW_REASON_CALL);
 	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot,
-		    s->inherited ? 0 : EXTENT_STALE);
+		    flags | (s->inherited ? 0 : EXTENT_STALE));
 	s->stale = 1;
 	memory_lock_as(e->start, e->end - e->start, 0);
 	memory_advise_again(e->start, e->end - e->start, e->flags);
@@ -311,7 +309,7 @@ static int zero_ours(struct store *s, const struct extent *e)
 	else
 		ret = memory_renew(s, e->start, e->end, e->prot);
 	if (ret < 0)
-		ret = memory_empty(s, e);
+		ret = memory_empty(s, e, 0);
 	return ret < 0 ? memory_zero_by_hand(e) : ret;
 }
 
@@ -322,7 +320,7 @@ static int zero_piece(struct store *s, const struct extent *e)
 	if (memory_is_ours(s, e))
 		return zero_ours(s, e);
 	if (e->flags & EXTENT_PINNED) {
-		ret = memory_empty(s, e);
+		ret = memory_empty(s, e, 0);
 		return ret < 0 ? memory_zero_by_hand(e) : ret;
 	}
 	if (e->state == EXTENT_FREE && !s->inherited)
@@ -354,10 +352,13 @@ int memory_detach(struct store *s, uintptr_t start, uintptr_t end,
 	extents_each(e, &s->extents, start, end) {
 		int ret = 0;
 
-		if (!memory_is_ours(s, &e))
-			continue;
 		if (!store_have_room(s))
 			return -ENOMEM;
+		if (e.state == EXTENT_NATIVE && !(e.flags & EXTENT_FOREIGN))
+			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
+				    e.flags | EXTENT_KEEP);
+		if (!memory_is_ours(s, &e))
+			continue;
 		if (e.state == EXTENT_OWNED)
 			ret = freeze_range(s, e.start, e.end - e.start);
 		if (ret == 0 && !store_have_room(s))

@@ -37,8 +37,9 @@ int memory_unmap(struct store *s, uintptr_t start, uintptr_t end);
 /* Zero part of a window, as MADV_DONTNEED does; likewise. */
 int memory_zero(struct store *s, uintptr_t start, uintptr_t end);
 
-/* Lay plain anonymous memory over a piece of a window. Likewise. */
-int memory_empty(struct store *s, const struct extent *e);
+/* Lay plain anonymous memory over a piece of a window; flags: 0 or EXTENT_KEEP.
+ * Likewise. */
+int memory_empty(struct store *s, const struct extent *e, unsigned flags);
 
 /* Write zeros to a piece. Likewise. */
 int memory_zero_by_hand(const struct extent *e);

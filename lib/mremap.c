@@ -22,14 +22,23 @@
 
 enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED };
 
+/* What the source is made of, and so how it moves. */
+enum kind { KIND_OURS, KIND_NATIVE, KIND_MIXED };
+
 struct move {
 	struct store *s;	/* that holds the source */
 	struct extent source;	/* [addr, addr + old_len) */
 	uintptr_t addr, new_addr;
 	size_t old_len, new_len;
 	int flags;
-	int native;		/* the source is the program's own mapping */
+	enum kind kind;
 };
+
+static enum kind kind_of(const struct extent *e)
+{
+	return e->state == EXTENT_NATIVE && !(e->flags & EXTENT_PINNED) ? KIND_NATIVE
+									: KIND_OURS;
+}
 
 static size_t lesser(const struct move *m)
 {
@@ -208,6 +217,75 @@ static long move_native(const struct move *m)
 	return ret;
 }
 
+/* --- pieces of both ----------------------------------------------------- */
+
+/* Plain memory over reserved address space. */
+static long lay_plain(uintptr_t at, size_t len, int prot)
+{
+	return sys_mmap(at, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+			MAP_FIXED, -1, 0);
+}
+
+/* The kernel carries overlays, guards on them included; the rest is copied. */
+static long carry_piece(const struct extent *e, uintptr_t to)
+{
+	const int rw = PROT_READ | PROT_WRITE;
+	size_t len = e->end - e->start;
+	long ret;
+
+	if (kind_of(e) == KIND_NATIVE)
+		return sys_mremap(e->start, len, len, ONTO | MREMAP_DONTUNMAP, to);
+	ret = lay_plain(to, len, rw);
+	if (!sys_failed(ret) && !(e->prot & PROT_READ))
+		ret = sys_mprotect(e->start, len, e->prot | PROT_READ);
+	if (sys_failed(ret))
+		return ret;
+	copy(to, e->start, len);
+	if (!(e->prot & PROT_READ))
+		sys_mprotect(e->start, len, e->prot);
+	return e->prot == rw ? 0 : sys_mprotect(to, len, e->prot);
+}
+
+static void carry_back(const struct move *m, uintptr_t at, uintptr_t end)
+{
+	extents_each(e, &m->s->extents, m->addr, end)
+		if (kind_of(&e) == KIND_NATIVE)
+			sys_mremap(at + (e.start - m->addr), e.end - e.start,
+				   e.end - e.start, ONTO, e.start);
+	sys_munmap(at, m->new_len);
+}
+
+static long move_mixed(const struct move *m)
+{
+	uintptr_t end = m->addr + lesser(m), done = m->addr;
+	long at = reserve(m->new_len), ret = 0;
+
+	if (sys_failed(at))
+		return -ENOMEM;
+	extents_each(e, &m->s->extents, m->addr, end) {
+		ret = carry_piece(&e, (uintptr_t)at + (e.start - m->addr));
+		if (sys_failed(ret))
+			break;
+		done = e.end;
+	}
+	if (!sys_failed(ret) && m->new_len > m->old_len)
+		ret = lay_plain((uintptr_t)at + m->old_len, m->new_len - m->old_len,
+				m->source.prot);
+	if (!sys_failed(ret)) {
+		memory_advise_again((uintptr_t)at, m->new_len, m->source.flags);
+		ret = settle(m, (uintptr_t)at);
+	}
+	if (sys_failed(ret)) {
+		carry_back(m, (uintptr_t)at, done);
+		return ret;
+	}
+	if (m->flags & MREMAP_DONTUNMAP)
+		(void)memory_zero(m->s, m->addr, m->addr + m->old_len);
+	else
+		(void)memory_unmap(m->s, m->addr, m->addr + m->old_len);
+	return ret;
+}
+
 /* --- which way ---------------------------------------------------------- */
 
 static int overlaps(uintptr_t a, size_t a_len, uintptr_t b, size_t b_len)
@@ -247,26 +325,34 @@ static long remap_ours(const struct move *m)
 		return (long)m->addr;
 	if (!(m->flags & MREMAP_MAYMOVE))
 		return -ENOMEM;
-	return m->native ? move_native(m) : move_away(m);
+	switch (m->kind) {
+	case KIND_NATIVE: return move_native(m);
+	case KIND_MIXED: return move_mixed(m);
+	case KIND_OURS: break;
+	}
+	return move_away(m);
 }
 
 /* The kernel wants one mapping. An overlay (memory.c) lies in pieces where plain
- * memory would be one, so pieces of one protection count as one. */
+ * memory would be one, so pieces of one protection and advice count as one. */
 static int find_source(struct move *m)
 {
+	const unsigned advice = EXTENT_DONTFORK | EXTENT_DONTDUMP;
 	unsigned flags = 0, count = 0;
 
 	m->source = extents_piece(&m->s->extents, m->addr, m->addr + m->old_len);
+	m->kind = kind_of(&m->source);
 	extents_each(e, &m->s->extents, m->addr, m->addr + m->old_len) {
-		if (e.state == EXTENT_FREE || e.prot != m->source.prot)
+		if (e.state == EXTENT_FREE || e.prot != m->source.prot ||
+		    (e.flags ^ m->source.flags) & advice)
 			return -EFAULT;
+		if (kind_of(&e) != m->kind)
+			m->kind = KIND_MIXED;
 		flags |= e.flags;
 		count++;
 	}
-	if (count > 1 && flags & EXTENT_PROGRAM)
+	if (m->kind == KIND_MIXED && flags & EXTENT_PROGRAM)
 		return -EFAULT;
-	m->native = count == 1 && m->source.state == EXTENT_NATIVE &&
-		    !(flags & EXTENT_PINNED);
 	if (count > 1)
 		m->source.state = EXTENT_NATIVE;	/* cannot grow in place */
 	m->source.flags = (uint8_t)flags;

@@ -181,6 +181,7 @@ int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 /* --- core files --------------------------------------------------------- */
 
 #define FILTER_ANON_PRIVATE	1u	/* Documentation/filesystems/proc.rst */
+#define FILTER_ANON_SHARED	2u
 #define FILTER_FILE_PRIVATE	4u
 
 void procfs_dump_private(void)
@@ -193,8 +194,8 @@ void procfs_dump_private(void)
 	if (r.fd < 0)
 		return;
 	number(&r, 16, &filter);
-	if ((filter & FILTER_ANON_PRIVATE) && !(filter & FILTER_FILE_PRIVATE)) {
-		filter |= FILTER_FILE_PRIVATE;
+	if (filter & FILTER_ANON_PRIVATE) {
+		filter |= FILTER_ANON_SHARED | FILTER_FILE_PRIVATE;
 		for (int i = 0; i < 8; i++)
 			text[9 - i] = digits[filter >> 4 * i & 15];
 		(void)sys_write(r.fd, text, sizeof(text) - 1);

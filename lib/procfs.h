@@ -23,7 +23,7 @@ struct procfs_map {
 
 typedef int procfs_map_fn(void *arg, const struct procfs_map *map);
 
-/* Have core files hold private file mappings too, if they hold private memory. */
+/* Have core files hold what stands for private memory here, if they hold that. */
 void procfs_dump_private(void);
 
 /* Does the process hold a descriptor through which devices may write to pinned

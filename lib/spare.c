@@ -25,6 +25,7 @@ static int reserve(struct spare *sp)
 	if (sys_failed(p))
 		return -ENOMEM;
 	sys_madvise((uintptr_t)p, n, MADV_DONTFORK);
+	sys_madvise((uintptr_t)p, n, MADV_DONTDUMP);
 	sp->at = (uintptr_t)p;
 	return 0;
 }

@@ -17,7 +17,10 @@
 #include <unistd.h>
 
 #include "cowfork.h"
+#include "memory.h"
 #include "preload.h"
+#include "process.h"
+#include "sys.h"
 
 /* mman.h declares some of these with attributes of its own. */
 INTERPOSED void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
@@ -80,11 +83,24 @@ INTERPOSED int munlockall(void)
 	return cow_munlockall();
 }
 
-/* Advice on and off detaches memory: frozen for good, the kernel's to serve. */
 void preload_detach(void *addr, size_t len)
 {
-	(void)!cow_madvise(addr, len, MADV_DONTDUMP);
-	(void)!cow_madvise(addr, len, MADV_DODUMP);
+	uintptr_t page = sys_page_size();
+	uintptr_t start = (uintptr_t)addr & ~(page - 1);
+	uintptr_t end = start + sys_whole_pages((uintptr_t)addr - start + len);
+	struct store *s;
+
+	if (!len || end <= start || !process_store_at(start, end - start))
+		return;
+	process_lock();
+	while (start < end && (s = process_store_at(start, end - start))) {
+		uintptr_t stop = end < s->base + s->size ? end : s->base + s->size;
+
+		(void)memory_detach(s, start > s->base ? start : s->base, stop,
+				    COW_REASON_CALL);
+		start = stop;
+	}
+	process_unlock();
 }
 
 /* Does the descriptor stand for this process? Its fdinfo tells; negative numbers

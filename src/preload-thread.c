@@ -9,21 +9,8 @@
  * SPDX-License-Identifier: MIT
  */
 #include <semaphore.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <unistd.h>
 
 #include "preload.h"
-
-/* All pages of an object. */
-static void detach(void *object, size_t size)
-{
-	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-	uintptr_t start = (uintptr_t)object & ~(page - 1);
-	uintptr_t end = ((uintptr_t)object + size + page - 1) & ~(page - 1);
-
-	preload_detach((void *)start, end - start);
-}
 
 INTERPOSED int pthread_attr_setstack(pthread_attr_t *attr, void *stack, size_t size)
 {
@@ -37,7 +24,7 @@ INTERPOSED int pthread_mutex_init(pthread_mutex_t *mutex, const pthread_mutexatt
 
 	if (attr && (pthread_mutexattr_getpshared(attr, &shared) || shared ||
 		     pthread_mutexattr_getrobust(attr, &robust) || robust))
-		detach(mutex, sizeof(*mutex));
+		preload_detach(mutex, sizeof(*mutex));
 	return preload_real()->mutex_init(mutex, attr);
 }
 
@@ -46,7 +33,7 @@ INTERPOSED int pthread_cond_init(pthread_cond_t *cond, const pthread_condattr_t 
 	int shared = 0;
 
 	if (attr && (pthread_condattr_getpshared(attr, &shared) || shared))
-		detach(cond, sizeof(*cond));
+		preload_detach(cond, sizeof(*cond));
 	return preload_real()->cond_init(cond, attr);
 }
 
@@ -55,7 +42,7 @@ INTERPOSED int pthread_rwlock_init(pthread_rwlock_t *lock, const pthread_rwlocka
 	int shared = 0;
 
 	if (attr && (pthread_rwlockattr_getpshared(attr, &shared) || shared))
-		detach(lock, sizeof(*lock));
+		preload_detach(lock, sizeof(*lock));
 	return preload_real()->rwlock_init(lock, attr);
 }
 
@@ -65,13 +52,13 @@ INTERPOSED int pthread_barrier_init(pthread_barrier_t *barrier,
 	int shared = 0;
 
 	if (attr && (pthread_barrierattr_getpshared(attr, &shared) || shared))
-		detach(barrier, sizeof(*barrier));
+		preload_detach(barrier, sizeof(*barrier));
 	return preload_real()->barrier_init(barrier, attr, count);
 }
 
 INTERPOSED int sem_init(sem_t *sem, int shared, unsigned value)
 {
 	if (shared)
-		detach(sem, sizeof(*sem));
+		preload_detach(sem, sizeof(*sem));
 	return preload_real()->sem_init(sem, shared, value);
 }

@@ -30,7 +30,7 @@ struct real {
 
 const struct real *preload_real(void);
 
-/* Leave memory to the kernel for good, its contents kept. */
+/* Leave the pages of an object to the kernel for good, contents kept. */
 void preload_detach(void *addr, size_t len);
 
 /* Take sanitizers' runtimes out of LD_PRELOAD, for what the program starts. */

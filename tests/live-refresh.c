@@ -173,6 +173,39 @@ START_TEST(refresh_keeps_everything)
 }
 END_TEST
 
+/* What was zeroed under a living child is plain memory until a refresh takes it
+ * back; what has an attribute of its own stays. */
+START_TEST(refresh_takes_overlays_in)
+{
+	const size_t part = 4 * MIB;
+	struct reader child;
+	char *p = region(64 * MIB);
+
+	fill(p, 64 * MIB, 1);
+	child = reader_start(NULL, NULL);
+	for (int i = 0; i < 3; i++)
+		ck_assert_int_eq(cow_madvise(p + (size_t)(2 * i + 1) * part, part,
+					     MADV_DONTNEED), 0);
+	fill(p + part, part, 2);		/* of which half is never touched: */
+	fill(p + 3 * part, part / 2, 3);
+	ck_assert_int_eq(cow_mprotect(p + 3 * part, part, PROT_READ), 0);
+	ck_assert_int_eq(cow_madvise(p + 5 * part, part, MADV_WIPEONFORK), 0);
+	ck_assert_uint_eq(stats().bytes_native, 3 * part);
+	reader_end(&child);
+	want_refresh();
+	one_fork(1);
+	ck_assert_uint_eq(stats().bytes_native, part);
+	ck_assert_int_eq(cow_region_state(p + part), COW_STATE_FROZEN);
+	ck_assert(is_filled(p, part, 1));
+	ck_assert(is_filled(p + part, part, 2));
+	ck_assert(is_filled(p + 3 * part, part / 2, 3));
+	ck_assert(is_zero(p + 3 * part + part / 2, part / 2));
+	ck_assert_int_eq(in_child(poke, p + 3 * part), 128 + SIGSEGV);
+	ck_assert_int_eq(in_child(poke, p + part), 0);
+	ck_assert(is_filled(p + part, part, 2));
+}
+END_TEST
+
 /* Each of these is there while every fork would like a refresh; none may come.
  * Then it goes, and one must. */
 static struct reader witness;
@@ -462,6 +495,7 @@ int main(void)
 
 	tcase_set_timeout(tc, 300);
 	tcase_add_loop_test(tc, refresh_keeps_everything, 0, 2);
+	tcase_add_test(tc, refresh_takes_overlays_in);
 	tcase_add_loop_test(tc, no_refresh_while, 0, COUNT(hindrances));
 	tcase_add_loop_test(tc, freed_memory_is_punched_later, 0, 2);
 	tcase_add_loop_test(tc, collapse_when_asked, 0, 2);
