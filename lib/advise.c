@@ -206,6 +206,30 @@ static int advise_ours(struct store *s, const struct extent *e, int advice)
 	return ret ? ret : sys_madvise(e->start, e->end - e->start, advice);
 }
 
+/* The kernel serves it. The table remembers what taking it back into the store
+ * would lose. */
+static int advise_native(struct store *s, const struct extent *e, int advice)
+{
+	unsigned flags = e->flags;
+	int ret;
+
+	switch (advice) {
+	case MADV_DONTFORK: case MADV_DOFORK: case MADV_DONTDUMP: case MADV_DODUMP:
+		return advise_attribute(s, e, advice);
+	case MADV_GUARD_INSTALL:
+		flags |= EXTENT_KEEP;
+		break;
+	default:
+		if (meaning(advice) == MEANS_ANONYMOUS)
+			flags |= EXTENT_PROGRAM;
+		break;
+	}
+	ret = sys_madvise(e->start, e->end - e->start, advice);
+	if (ret == 0 && flags != e->flags)
+		extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot, flags);
+	return ret;
+}
+
 static int advise_piece(struct store *s, const struct extent *e, int advice)
 {
 	if (!store_have_room(s))
@@ -216,6 +240,8 @@ static int advise_piece(struct store *s, const struct extent *e, int advice)
 		return -ENOMEM;
 	if (e->flags & EXTENT_PINNED)
 		return advise_pinned(s, e, advice);
+	if (e->state == EXTENT_NATIVE && !(e->flags & EXTENT_FOREIGN))
+		return advise_native(s, e, advice);
 	return sys_madvise(e->start, e->end - e->start, advice);
 }
 
