@@ -89,6 +89,8 @@ int do_advise(struct world *w, const struct op *op)
 	if (advice == 100 || advice == 101 || !range_of(w, op, &r) ||
 	    (advice == MADV_REMOVE && has_backing(&r, BACK_SHARED)))
 		return SKIPPED;
+	if (known_advice(&r, advice))
+		return SKIPPED;
 	ret = outcome(cow_madvise(r.at, r.len, advice));
 	after_advice(w, &r, advice, ret);
 	/* whether a huge page can be had hangs on addresses and free memory */
@@ -117,6 +119,7 @@ int do_lock(struct world *w, const struct op *op)
 		return SKIPPED;
 	ret = outcome(cow_mlock2(r.at, r.len, (unsigned)op->v[3]));
 	range_split(w, &r);
+	range_flag(&r, PAGE_LOCKED, 0);
 	return ret;
 }
 
@@ -129,13 +132,20 @@ int do_unlock(struct world *w, const struct op *op)
 		return SKIPPED;
 	ret = outcome(munlock(r.at, r.len));
 	range_split(w, &r);
+	range_flag(&r, 0, PAGE_LOCKED);
 	return ret;
 }
 
 int do_lockall(struct world *w, const struct op *op)
 {
-	(void)w;
-	return diff_lock_all ? outcome(cow_mlockall(op->v[0])) : SKIPPED;
+	int ret;
+
+	if (!diff_lock_all || known_lockall(op->v[0]))
+		return SKIPPED;
+	ret = outcome(cow_mlockall(op->v[0]));
+	if (ret == 0)
+		world_lock(w, op->v[0]);
+	return ret;
 }
 
 /* --- calls that look ---------------------------------------------------- */

@@ -132,6 +132,7 @@ static void become(struct world *w, int proc, struct slot *racing)
 		racing->region = NULL;
 		racing->pages = 0;
 	}
+	world_lock(w, 0);	/* children inherit none */
 	for (int i = 0; i < SLOTS; i++)
 		inherit(&w->slot[i]);
 	w->proc = proc;

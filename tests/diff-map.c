@@ -24,6 +24,12 @@ static int allowed_flags(int flags, int pages)
 	return flags & known;
 }
 
+static void note_locked(const struct range *r, int flags)
+{
+	if (flags & MAP_LOCKED)
+		range_flag(r, PAGE_LOCKED, 0);
+}
+
 /* mmap(2) of one kind of backing, filled if it may be written only now. */
 static void *map(void *at, size_t len, int prot, int flags, int back)
 {
@@ -40,6 +46,11 @@ static void *map(void *at, size_t len, int prot, int flags, int back)
 	return p;
 }
 
+static int kept(int back)
+{
+	return back == BACK_FILE || back == BACK_SHARED ? back : BACK_ANON;
+}
+
 static void take(struct slot *s, void *p, int pages)
 {
 	memset(s->page, 0, (size_t)pages * sizeof(*s->page));
@@ -53,6 +64,7 @@ int do_map(struct world *w, const struct op *op)
 	struct slot *s = slot_of(w, op->v[0]);
 	int pages = op->v[1], prot = op->v[2], back = op->v[4];
 	const struct slot *near = op->v[5] < 0 ? NULL : slot_of(w, op->v[5]);
+	struct range all = { .s = s, .count = pages };
 	void *hint = near && near->at ? near->at + (size_t)near->pages * PAGE : NULL;
 	void *p;
 
@@ -62,8 +74,8 @@ int do_map(struct world *w, const struct op *op)
 	if (p == MAP_FAILED)
 		return errno;
 	take(s, p, pages);
-	range_map(w, &(struct range){ .s = s, .count = pages }, prot,
-		  back == BACK_FILE || back == BACK_SHARED ? back : BACK_ANON);
+	range_map(w, &all, prot, kept(back));
+	note_locked(&all, op->v[3]);
 	return 0;
 }
 
@@ -125,7 +137,8 @@ int do_fixed(struct world *w, const struct op *op)
 		return errno;
 	if (p != r.at)
 		return WRONG;
-	range_map(w, &r, prot, back == BACK_FILE || back == BACK_SHARED ? back : BACK_ANON);
+	range_map(w, &r, prot, kept(back));
+	note_locked(&r, op->v[4]);
 	return 0;
 }
 
@@ -168,7 +181,8 @@ static int grow_gap(const struct gap *g)
 	int ret = 0;
 
 	before.count = g->hole.first - g->wide.first;
-	if (!before.count || !is_one_mapping(&before))
+	if (!before.count || !is_one_mapping(&before) ||
+	    before.s->page[before.first].back != BACK_ANON)
 		return 0;
 	p = cow_mremap(before.at, (size_t)before.count * PAGE,
 		       (size_t)(before.count + g->hole.count) * PAGE, 0, NULL);

@@ -87,8 +87,8 @@ static int do_stats(struct world *w, const struct op *op)
 
 static int do_unlockall(struct world *w, const struct op *op)
 {
-	(void)w;
 	(void)op;
+	world_lock(w, 0);
 	return outcome(cow_munlockall());
 }
 

@@ -14,6 +14,7 @@
  *	--cases DIR		run all written programs (*.txt) there first
  *	--keep FILE		write the cut-down program there
  *	--print			print the program of --seed, run nothing
+ *	--strict		also what is known to differ (diff-known.c)
  *	--no-shrink, --verbose	every operation's result
  * Ends with 0: all the same, 1: a difference, 2: it could not run.
  *
@@ -186,7 +187,7 @@ static int usage(void)
 	fprintf(stderr, "usage: diff-random [--seed N | --seeds A-B | --soak MINUTES "
 		"[--from N]] [--steps N]\n\t[--limit SECONDS] [--cases DIR] "
 		"[--replay FILE [--times N]] [--keep FILE]\n\t[--print] [--no-shrink] "
-		"[--verbose]\n");
+		"[--strict] [--verbose]\n");
 	return 2;
 }
 
@@ -196,6 +197,8 @@ static int parse_switch(const char *name)
 		want.verbose = 1;
 	else if (!strcmp(name, "--print"))
 		want.print = 1;
+	else if (!strcmp(name, "--strict"))
+		diff_strict = 1;
 	else if (!strcmp(name, "--no-shrink"))
 		want.no_shrink = 1;
 	else

@@ -224,7 +224,7 @@ int do_remap(struct world *w, const struct op *op)
 		m.pages = PAGES_MAX;
 	if (m.how & REMAP_FIXED && !aim(&m, op))
 		return SKIPPED;
-	if (!is_certain(&m))
+	if (!is_certain(&m) || known_remap(&m.from, m.pages, m.how))
 		return SKIPPED;
 	m.flags = (m.how & REMAP_MAYMOVE ? MREMAP_MAYMOVE : 0) |
 		  (m.how & REMAP_FIXED ? MREMAP_FIXED : 0) |

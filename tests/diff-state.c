@@ -136,6 +136,14 @@ int has_backing(const struct range *r, int back)
 	return 0;
 }
 
+int has_flag(const struct range *r, int flag)
+{
+	for (int i = 0; i < r->count; i++)
+		if (r->s->page[r->first + i].flags & flag)
+			return 1;
+	return 0;
+}
+
 int may_read(const struct page *page)
 {
 	return page->back != BACK_NONE && page->prot & PROT_READ &&
@@ -169,13 +177,15 @@ void range_split(struct world *w, const struct range *r)
 
 void range_map(struct world *w, const struct range *r, int prot, int back)
 {
+	uint8_t lock = w->lock_future ? PAGE_LOCKED : 0;
+
 	range_split(w, r);
 	w->maps++;
 	for (int i = r->first; i < r->first + r->count; i++) {
 		struct page *page = &r->s->page[i];
 
 		*page = (struct page){ (uint8_t)prot, (uint8_t)back,
-				       page->flags & PAGE_REGION, w->maps };
+				       (page->flags & PAGE_REGION) | lock, w->maps };
 	}
 }
 
@@ -198,6 +208,20 @@ void range_flag(const struct range *r, int set, int clear)
 void range_unmap(const struct range *r)
 {
 	memset(r->s->page + r->first, 0, (size_t)r->count * sizeof(struct page));
+}
+
+void world_lock(struct world *w, int flags)
+{
+	struct range r;
+
+	w->lock_future = flags & MCL_FUTURE;
+	for (int i = 0; i < SLOTS; i++) {
+		r = (struct range){ &w->slot[i], 0, w->slot[i].pages, NULL, 0 };
+		if (flags & MCL_CURRENT)
+			range_flag(&r, PAGE_LOCKED, 0);
+		else if (!flags)
+			range_flag(&r, 0, PAGE_LOCKED);
+	}
 }
 
 /* A region that lost pages to fork is better not destroyed; see do_destroy(). */

@@ -19,6 +19,7 @@ enum {
 	PAGE_DONTFORK = 4,	/* children do not have it */
 	PAGE_WIPED = 8,		/* MADV_WIPEONFORK was asked for at some time */
 	PAGE_REGION = 16,	/* cow_region_destroy() takes it away */
+	PAGE_LOCKED = 32,	/* as far as one can tell */
 };
 
 struct page {
@@ -61,6 +62,7 @@ struct world {
 	struct slot slot[SLOTS];
 	pid_t child[CHILDREN_MAX];
 	int children;
+	int lock_future;	/* mlockall(MCL_FUTURE) holds */
 	int done;		/* no more operations: it leaves */
 };
 
@@ -86,8 +88,12 @@ struct slot *slot_of(struct world *w, int number);
 int is_one_mapping(const struct range *r);	/* for sure */
 int is_many_mappings(const struct range *r);	/* for sure */
 int has_backing(const struct range *r, int back);
+int has_flag(const struct range *r, int flag);
 int may_read(const struct page *page);
 int may_write(const struct page *page);
+
+/* Locks, of all pages there are. */
+void world_lock(struct world *w, int flags);
 
 /* What the kernel may have cut at the ends of a range. */
 void range_split(struct world *w, const struct range *r);
@@ -106,6 +112,12 @@ uint64_t slot_hash(const struct slot *s, int every_word);
 /* 0 or the errno of a call that returns -1. */
 int outcome(long ret);
 int failed(const void *p);	/* the same for a mapping */
+
+/* What the library is known to do otherwise, and so is left out. diff-known.c */
+extern int diff_strict;		/* leave nothing out */
+int known_advice(const struct range *r, int advice);
+int known_lockall(int flags);
+int known_remap(const struct range *from, int pages, int how);
 
 /* The operations, one file a family. */
 int do_map(struct world *w, const struct op *op);	/* diff-map.c */
