@@ -11,11 +11,20 @@
 
 int diff_strict;
 
-/* Anonymous memory that is put in place of locked memory is not locked. */
+/* Anonymous memory that is put in place of locked memory is not locked; and what
+ * is refused on locked memory is refused on what lies before it. */
 int known_advice(const struct range *r, int advice)
 {
-	return !diff_strict && has_flag(r, PAGE_LOCKED) &&
-	       (advice == MADV_WIPEONFORK || advice == MADV_DONTNEED_LOCKED);
+	if (diff_strict || !has_flag(r, PAGE_LOCKED))
+		return 0;
+	switch (advice) {
+	case MADV_WIPEONFORK: case MADV_DONTNEED_LOCKED:
+		return 1;
+	case MADV_DONTNEED: case MADV_FREE: case MADV_GUARD_INSTALL:
+		return !has_flag_all(r, PAGE_LOCKED);
+	default:
+		return 0;
+	}
 }
 
 /* All that the library maps then is locked, also in place of what was not. */
@@ -28,6 +37,12 @@ int known_remap(const struct range *from, int pages, int how)
 {
 	if (diff_strict)
 		return 0;
+	/* private mappings of one protection count as one */
+	if (!(how & REMAP_ZERO) && !is_one_mapping(from) && is_many_mappings(from))
+		return 1;
+	/* a hole of an inherited window that was filled again */
+	if (has_flag(from, PAGE_REFILLED))
+		return 1;
 	/* several mappings at their size */
 	if (!(how & REMAP_ZERO) && pages == from->count && !is_one_mapping(from))
 		return 1;

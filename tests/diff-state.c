@@ -144,6 +144,14 @@ int has_flag(const struct range *r, int flag)
 	return 0;
 }
 
+int has_flag_all(const struct range *r, int flag)
+{
+	for (int i = 0; i < r->count; i++)
+		if (!(r->s->page[r->first + i].flags & flag))
+			return 0;
+	return 1;
+}
+
 int may_read(const struct page *page)
 {
 	return page->back != BACK_NONE && page->prot & PROT_READ &&

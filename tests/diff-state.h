@@ -19,6 +19,7 @@ enum {
 	PAGE_DONTFORK = 4,	/* children do not have it */
 	PAGE_WIPED = 8,		/* MADV_WIPEONFORK was asked for at some time */
 	PAGE_REGION = 16,	/* cow_region_destroy() takes it away */
+	PAGE_REFILLED = 64,	/* by do_hole() in a child */
 	PAGE_LOCKED = 32,	/* as far as one can tell */
 };
 
@@ -89,6 +90,7 @@ int is_one_mapping(const struct range *r);	/* for sure */
 int is_many_mappings(const struct range *r);	/* for sure */
 int has_backing(const struct range *r, int back);
 int has_flag(const struct range *r, int flag);
+int has_flag_all(const struct range *r, int flag);
 int may_read(const struct page *page);
 int may_write(const struct page *page);
 
