@@ -119,7 +119,7 @@ int do_lock(struct world *w, const struct op *op)
 		return SKIPPED;
 	ret = outcome(cow_mlock2(r.at, r.len, (unsigned)op->v[3]));
 	range_split(w, &r);
-	range_flag(&r, PAGE_LOCKED, 0);
+	range_flag(&r, ret == EINVAL ? 0 : PAGE_LOCKED, 0);
 	return ret;
 }
 

@@ -251,7 +251,7 @@ static int fill_gap(const struct gap *g, int wide)
 	if (p != r->at)
 		return WRONG;
 	range_map(g->w, r, g->prot, BACK_ANON);
-	range_flag(r, g->w->proc ? PAGE_REFILLED : 0, 0);
+	range_flag(r, PAGE_REFILLED, 0);
 	return 0;
 }
 

@@ -40,13 +40,13 @@ static void arrive(const struct move *m, const struct page *source, int count)
 		last.flags |= PAGE_UNKNOWN;	/* nothing is behind its end */
 	for (int i = 0; i < m->pages; i++) {
 		struct page old = i < count ? source[i] : last;
-		int region = m->how & REMAP_FIXED ? to[i].flags & PAGE_REGION : 0;
+		int place = m->how & REMAP_FIXED ? to[i].flags & PAGE_PLACE : 0;
 
 		if (i == 0 || (i < count && source[i].map != source[i - 1].map))
 			m->w->maps++;
 		to[i] = old;
 		to[i].map = m->w->maps;
-		to[i].flags = (uint8_t)((old.flags & ~PAGE_REGION) | region);
+		to[i].flags = (uint8_t)((old.flags & ~PAGE_PLACE) | place);
 	}
 }
 

@@ -193,7 +193,7 @@ void range_map(struct world *w, const struct range *r, int prot, int back)
 		struct page *page = &r->s->page[i];
 
 		*page = (struct page){ (uint8_t)prot, (uint8_t)back,
-				       (page->flags & PAGE_REGION) | lock, w->maps };
+				       (page->flags & PAGE_PLACE) | lock, w->maps };
 	}
 }
 

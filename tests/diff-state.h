@@ -19,8 +19,9 @@ enum {
 	PAGE_DONTFORK = 4,	/* children do not have it */
 	PAGE_WIPED = 8,		/* MADV_WIPEONFORK was asked for at some time */
 	PAGE_REGION = 16,	/* cow_region_destroy() takes it away */
-	PAGE_REFILLED = 64,	/* by do_hole() in a child */
+	PAGE_REFILLED = 64,	/* by do_hole() */
 	PAGE_LOCKED = 32,	/* as far as one can tell */
+	PAGE_PLACE = PAGE_REGION | PAGE_REFILLED, /* stay where they are */
 };
 
 struct page {
