@@ -33,10 +33,16 @@ int known_lockall(int flags)
 	return !diff_strict && flags & MCL_FUTURE;
 }
 
-int known_remap(const struct range *from, int pages, int how)
+int known_remap(const struct world *w, const struct range *from, int pages, int how)
 {
 	if (diff_strict)
 		return 0;
+	/* protections of the kernel's own memory in a window are not kept */
+	if (has_flag(from, PAGE_PROTECTED))
+		return 1;
+	/* what the kernel put into an inherited window */
+	if (w->proc && has_flag(from, PAGE_NATIVE))
+		return 1;
 	/* private mappings of one protection count as one */
 	if (!(how & REMAP_ZERO) && !is_one_mapping(from) && is_many_mappings(from))
 		return 1;

@@ -64,8 +64,10 @@ static int do_protect(struct world *w, const struct op *op)
 	if (!range_of(w, op, &r))
 		return SKIPPED;
 	ret = outcome(cow_mprotect(r.at, r.len, op->v[3]));
-	if (ret == 0)
+	if (ret == 0) {
 		range_protect(w, &r, op->v[3]);
+		range_flag(&r, PAGE_PROTECTED, 0);
+	}
 	return ret;
 }
 
@@ -118,7 +120,7 @@ static uint64_t shape(const struct slot *s)
 
 	for (int i = 0; i < s->pages; i++)
 		h = fold(h, s->page[i].prot | s->page[i].back << 8 |
-			    s->page[i].flags << 16);
+			    (unsigned)s->page[i].flags << 16);
 	return h;
 }
 

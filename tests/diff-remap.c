@@ -35,7 +35,7 @@ static void arrive(const struct move *m, const struct page *source, int count)
 {
 	struct page *to = m->dest->page + m->dfirst, last = source[count - 1];
 
-	last.flags &= (uint8_t)~PAGE_GUARD;
+	last.flags &= (uint16_t)~PAGE_GUARD;
 	if (last.back == BACK_SHARED)
 		last.flags |= PAGE_UNKNOWN;	/* nothing is behind its end */
 	for (int i = 0; i < m->pages; i++) {
@@ -46,7 +46,7 @@ static void arrive(const struct move *m, const struct page *source, int count)
 			m->w->maps++;
 		to[i] = old;
 		to[i].map = m->w->maps;
-		to[i].flags = (uint8_t)((old.flags & ~PAGE_PLACE) | place);
+		to[i].flags = (uint16_t)((old.flags & ~PAGE_PLACE) | place);
 	}
 }
 
@@ -224,7 +224,7 @@ int do_remap(struct world *w, const struct op *op)
 		m.pages = PAGES_MAX;
 	if (m.how & REMAP_FIXED && !aim(&m, op))
 		return SKIPPED;
-	if (!is_certain(&m) || known_remap(&m.from, m.pages, m.how))
+	if (!is_certain(&m) || known_remap(w, &m.from, m.pages, m.how))
 		return SKIPPED;
 	m.flags = (m.how & REMAP_MAYMOVE ? MREMAP_MAYMOVE : 0) |
 		  (m.how & REMAP_FIXED ? MREMAP_FIXED : 0) |

@@ -185,7 +185,7 @@ void range_split(struct world *w, const struct range *r)
 
 void range_map(struct world *w, const struct range *r, int prot, int back)
 {
-	uint8_t lock = w->lock_future ? PAGE_LOCKED : 0;
+	uint16_t lock = w->lock_future ? PAGE_LOCKED : 0;
 
 	range_split(w, r);
 	w->maps++;
@@ -193,7 +193,8 @@ void range_map(struct world *w, const struct range *r, int prot, int back)
 		struct page *page = &r->s->page[i];
 
 		*page = (struct page){ (uint8_t)prot, (uint8_t)back,
-				       (page->flags & PAGE_PLACE) | lock, w->maps };
+				       (uint16_t)((page->flags & PAGE_PLACE) | lock),
+				       w->maps };
 	}
 }
 
@@ -207,9 +208,9 @@ void range_protect(struct world *w, const struct range *r, int prot)
 void range_flag(const struct range *r, int set, int clear)
 {
 	for (int i = 0; i < r->count; i++) {
-		uint8_t *flags = &r->s->page[r->first + i].flags;
+		uint16_t *flags = &r->s->page[r->first + i].flags;
 
-		*flags = (uint8_t)((*flags | set) & ~clear);
+		*flags = (uint16_t)((*flags | set) & ~clear);
 	}
 }
 

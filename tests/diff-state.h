@@ -21,12 +21,14 @@ enum {
 	PAGE_REGION = 16,	/* cow_region_destroy() takes it away */
 	PAGE_REFILLED = 64,	/* by do_hole() */
 	PAGE_LOCKED = 32,	/* as far as one can tell */
+	PAGE_PROTECTED = 128,	/* by do_protect() */
+	PAGE_NATIVE = 256,	/* was never in a store */
 	PAGE_PLACE = PAGE_REGION | PAGE_REFILLED, /* stay where they are */
 };
 
 struct page {
-	uint8_t prot, back, flags;
-	uint16_t map;	/* pages of one number are one mapping to the kernel */
+	uint8_t prot, back;
+	uint16_t flags, map;	/* pages of one number are one mapping to the kernel */
 };
 
 /* Addresses of the program's own. Holes (BACK_NONE) in it may have been given to
@@ -120,7 +122,7 @@ int failed(const void *p);	/* the same for a mapping */
 extern int diff_strict;		/* leave nothing out */
 int known_advice(const struct range *r, int advice);
 int known_lockall(int flags);
-int known_remap(const struct range *from, int pages, int how);
+int known_remap(const struct world *w, const struct range *from, int pages, int how);
 
 /* The operations, one file a family. */
 int do_map(struct world *w, const struct op *op);	/* diff-map.c */
