@@ -89,7 +89,7 @@ int do_advise(struct world *w, const struct op *op)
 	if (advice == 100 || advice == 101 || !range_of(w, op, &r) ||
 	    (advice == MADV_REMOVE && has_backing(&r, BACK_SHARED)))
 		return SKIPPED;
-	if (known_advice(&r, advice))
+	if (known_advice(w, &r, advice))
 		return SKIPPED;
 	ret = outcome(cow_madvise(r.at, r.len, advice));
 	after_advice(w, &r, advice, ret);
@@ -140,7 +140,7 @@ int do_lockall(struct world *w, const struct op *op)
 {
 	int ret;
 
-	if (!diff_lock_all || known_lockall(op->v[0]))
+	if (!diff_lock_all)
 		return SKIPPED;
 	ret = outcome(cow_mlockall(op->v[0]));
 	if (ret == 0)

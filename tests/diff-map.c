@@ -24,14 +24,10 @@ static int allowed_flags(int flags, int pages)
 	return flags & known;
 }
 
-/* For what is known only. */
-static void note_kind(const struct range *r, int flags)
+static void note_locked(const struct range *r, int flags)
 {
 	if (flags & MAP_LOCKED)
 		range_flag(r, PAGE_LOCKED, 0);
-	if (flags & (MAP_LOCKED | MAP_STACK | MAP_GROWSDOWN) ||
-	    !has_backing(r, BACK_ANON) || r->s->page[r->first].prot & PROT_EXEC)
-		range_flag(r, PAGE_NATIVE, 0);
 }
 
 /* mmap(2) of one kind of backing, filled if it may be written only now. */
@@ -79,7 +75,7 @@ int do_map(struct world *w, const struct op *op)
 		return errno;
 	take(s, p, pages);
 	range_map(w, &all, prot, kept(back));
-	note_kind(&all, op->v[3]);
+	note_locked(&all, op->v[3]);
 	return 0;
 }
 
@@ -142,7 +138,7 @@ int do_fixed(struct world *w, const struct op *op)
 	if (p != r.at)
 		return WRONG;
 	range_map(w, &r, prot, kept(back));
-	note_kind(&r, op->v[4]);
+	note_locked(&r, op->v[4]);
 	return 0;
 }
 
@@ -255,7 +251,6 @@ static int fill_gap(const struct gap *g, int wide)
 	if (p != r->at)
 		return WRONG;
 	range_map(g->w, r, g->prot, BACK_ANON);
-	range_flag(r, PAGE_REFILLED, 0);
 	return 0;
 }
 

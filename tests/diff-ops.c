@@ -64,10 +64,8 @@ static int do_protect(struct world *w, const struct op *op)
 	if (!range_of(w, op, &r))
 		return SKIPPED;
 	ret = outcome(cow_mprotect(r.at, r.len, op->v[3]));
-	if (ret == 0) {
+	if (ret == 0)
 		range_protect(w, &r, op->v[3]);
-		range_flag(&r, PAGE_PROTECTED, 0);
-	}
 	return ret;
 }
 

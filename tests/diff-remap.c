@@ -40,13 +40,13 @@ static void arrive(const struct move *m, const struct page *source, int count)
 		last.flags |= PAGE_UNKNOWN;	/* nothing is behind its end */
 	for (int i = 0; i < m->pages; i++) {
 		struct page old = i < count ? source[i] : last;
-		int place = m->how & REMAP_FIXED ? to[i].flags & PAGE_PLACE : 0;
+		int region = m->how & REMAP_FIXED ? to[i].flags & PAGE_REGION : 0;
 
 		if (i == 0 || (i < count && source[i].map != source[i - 1].map))
 			m->w->maps++;
 		to[i] = old;
 		to[i].map = m->w->maps;
-		to[i].flags = (uint16_t)((old.flags & ~PAGE_PLACE) | place);
+		to[i].flags = (uint16_t)((old.flags & ~PAGE_REGION) | region);
 	}
 }
 
@@ -223,6 +223,9 @@ int do_remap(struct world *w, const struct op *op)
 	if (m.pages > PAGES_MAX)
 		m.pages = PAGES_MAX;
 	if (m.how & REMAP_FIXED && !aim(&m, op))
+		return SKIPPED;
+	/* the kernel unlocks all of the mapping then, however little of it moves */
+	if (m.how & REMAP_DONTUNMAP && has_flag(&m.from, PAGE_LOCKED))
 		return SKIPPED;
 	if (!is_certain(&m) || known_remap(w, &m.from, m.pages, m.how))
 		return SKIPPED;

@@ -144,14 +144,6 @@ int has_flag(const struct range *r, int flag)
 	return 0;
 }
 
-int has_flag_all(const struct range *r, int flag)
-{
-	for (int i = 0; i < r->count; i++)
-		if (!(r->s->page[r->first + i].flags & flag))
-			return 0;
-	return 1;
-}
-
 int may_read(const struct page *page)
 {
 	return page->back != BACK_NONE && page->prot & PROT_READ &&
@@ -193,7 +185,7 @@ void range_map(struct world *w, const struct range *r, int prot, int back)
 		struct page *page = &r->s->page[i];
 
 		*page = (struct page){ (uint8_t)prot, (uint8_t)back,
-				       (uint16_t)((page->flags & PAGE_PLACE) | lock),
+				       (uint16_t)((page->flags & PAGE_REGION) | lock),
 				       w->maps };
 	}
 }

@@ -19,11 +19,7 @@ enum {
 	PAGE_DONTFORK = 4,	/* children do not have it */
 	PAGE_WIPED = 8,		/* MADV_WIPEONFORK was asked for at some time */
 	PAGE_REGION = 16,	/* cow_region_destroy() takes it away */
-	PAGE_REFILLED = 64,	/* by do_hole() */
 	PAGE_LOCKED = 32,	/* as far as one can tell */
-	PAGE_PROTECTED = 128,	/* by do_protect() */
-	PAGE_NATIVE = 256,	/* was never in a store */
-	PAGE_PLACE = PAGE_REGION | PAGE_REFILLED, /* stay where they are */
 };
 
 struct page {
@@ -93,7 +89,6 @@ int is_one_mapping(const struct range *r);	/* for sure */
 int is_many_mappings(const struct range *r);	/* for sure */
 int has_backing(const struct range *r, int back);
 int has_flag(const struct range *r, int flag);
-int has_flag_all(const struct range *r, int flag);
 int may_read(const struct page *page);
 int may_write(const struct page *page);
 
@@ -120,8 +115,7 @@ int failed(const void *p);	/* the same for a mapping */
 
 /* What the library is known to do otherwise, and so is left out. diff-known.c */
 extern int diff_strict;		/* leave nothing out */
-int known_advice(const struct range *r, int advice);
-int known_lockall(int flags);
+int known_advice(const struct world *w, const struct range *r, int advice);
 int known_remap(const struct world *w, const struct range *from, int pages, int how);
 
 /* The operations, one file a family. */
