@@ -14,9 +14,8 @@ int diff_strict;
 int known_advice(const struct world *w, const struct range *r, int advice)
 {
 	(void)w;
-	(void)r;
-	(void)advice;
-	return 0;
+	/* refused half-way */
+	return !diff_strict && advice == MADV_GUARD_INSTALL && has_flag(r, PAGE_LOCKED);
 }
 
 int known_remap(const struct world *w, const struct range *from, int pages, int how)
@@ -25,6 +24,8 @@ int known_remap(const struct world *w, const struct range *from, int pages, int 
 	(void)pages;
 	if (diff_strict)
 		return 0;
-	/* a copy reads a guard */
-	return has_flag(from, PAGE_GUARD) && !(how & REMAP_ZERO);
+	if (how & REMAP_ZERO)
+		return 0;
+	/* a copy reads a guard; and advice on a part is given to all */
+	return has_flag(from, PAGE_GUARD) || has_flag(from, PAGE_DONTFORK);
 }
