@@ -20,12 +20,13 @@ int known_advice(const struct world *w, const struct range *r, int advice)
 
 int known_remap(const struct world *w, const struct range *from, int pages, int how)
 {
-	(void)w;
 	(void)pages;
 	if (diff_strict)
 		return 0;
 	if (how & REMAP_ZERO)
 		return 0;
-	/* a copy reads a guard; and advice on a part is given to all */
-	return has_flag(from, PAGE_GUARD) || has_flag(from, PAGE_DONTFORK);
+	/* a copy reads a guard; advice on a part is given to all; and a child
+	 * unmaps what its parent kept in reserve */
+	return has_flag(from, PAGE_GUARD | PAGE_DONTFORK | PAGE_WIPED) ||
+	       w->proc;
 }
