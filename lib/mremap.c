@@ -193,7 +193,8 @@ static long move_native(const struct move *m)
 	if (sys_failed(at))
 		return -ENOMEM;
 	/* several mappings move one by one: none may meet the limit of maps */
-	spare_release(&m->s->spare);
+	if (!m->s->inherited)
+		spare_release(&m->s->spare);
 	ret = sys_mremap(m->addr, len, len, ONTO | MREMAP_DONTUNMAP, (uintptr_t)at);
 	if (!m->s->inherited)
 		(void)freeze_reserve(m->s, 0);

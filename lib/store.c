@@ -429,6 +429,8 @@ void store_shrink(struct store *s)
 void store_inherit(struct store *s)
 {
 	s->inherited = 1;
+	/* its spare maps are the parent's (MADV_DONTFORK) */
+	s->spare = (struct spare){ 0 };
 }
 
 void store_retire(struct store *s)
