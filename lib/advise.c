@@ -84,7 +84,7 @@ static int make_anonymous(struct store *s, const struct extent *e)
 		return -ENOMEM;
 	ret = sys_mprotect(e->start, len, e->prot | PROT_READ);
 	if (ret == 0) {
-		memcpy((void *)p, (void *)e->start, len);
+		memory_copy(s, (uintptr_t)p, e->start, len, 0);
 		ret = sys_mprotect((uintptr_t)p, len, e->prot);
 	}
 	if (ret == 0)

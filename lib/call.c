@@ -72,7 +72,10 @@ int call_over_range(const struct call *call, uintptr_t start, size_t len)
 	int ret;
 
 	process_lock();
+	process.maps_short = 0;
 	ret = over_range(call, start, len);
+	if (ret == -ENOMEM && process.maps_short && freeze_relieve() == 0)
+		ret = over_range(call, start, len);
 	process_unlock();
 	return call_result(ret);
 }

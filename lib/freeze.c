@@ -131,11 +131,20 @@ void freeze_reap(void)
 
 /* --- freeze ------------------------------------------------------------- */
 
+/* A quarter of the kernel's default limit: guards by the thousand must not take
+ * the maps that the program needs. */
+#define RESERVE_MAX 16384u
+
 int freeze_reserve(struct store *s, size_t more)
 {
 	/* parking an extent cuts the shadow's map in three, and mremap wants
 	 * five maps of headroom (mm/mremap.c) */
-	return spare_hold(&s->spare, 2 * (s->extents.count + more) + 8);
+	size_t count = 2 * (s->extents.count + more) + 8;
+	int ret = count > RESERVE_MAX ? -ENOMEM : spare_hold(&s->spare, count);
+
+	if (ret < 0)
+		process.maps_short = 1;
+	return ret;
 }
 
 typedef int step_fn(struct store *, uintptr_t, size_t, int);
@@ -247,6 +256,19 @@ int freeze_all(void)
 			process.life->stats.generation = process.life->stats.thaws + 1;
 	}
 	return moved;
+}
+
+int freeze_relieve(void)
+{
+	int ret = freeze_all();
+
+	if (ret < 0)
+		return ret;
+	process_each_own(s)
+		spare_release(&s->spare);
+	atomic_store(&process.in_use, 0);
+	process.native_for_good = COW_REASON_MAPS;
+	return 0;
 }
 
 int freeze_retire(void)

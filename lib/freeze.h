@@ -34,6 +34,10 @@ int thaw_allowed(void);
  * the kernel at most every 50 ms. */
 void freeze_reap(void);
 
+/* Freeze for good and let go of the reserve, so that the program has the maps; no
+ * memory enters a store any more. 0 or -ENOMEM. */
+int freeze_relieve(void);
+
 /* Hold as many maps in reserve as freezing this store may need once it has so
  * many more extents. 0 or -ENOMEM. */
 int freeze_reserve(struct store *s, size_t more);

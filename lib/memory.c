@@ -23,6 +23,7 @@
 
 /* Above this, zeros come by mapping rather than by writing them. */
 #define ZERO_BY_HAND ((size_t)64 << 10)
+#define PIECES_MANY 1024u
 
 static void note_owned(struct store *s, uintptr_t start, uintptr_t end, int prot)
 {
@@ -53,15 +54,17 @@ static int place_in(struct store *s, size_t size, size_t align, int prot,
 	return why;
 }
 
-/* Looked at once a second at most: it costs some microseconds a descriptor. */
+/* It costs some microseconds a descriptor: looked at once a second at most, and
+ * for no more than a thousandth of the time. */
 static int pinned(void)
 {
 	struct life *life = process.life;
-	uint64_t now = sys_now_ns();
+	uint64_t now = sys_now_ns(), took;
 
-	if (!life->pins_seen || now - life->pins_seen > 1000000000u) {
+	if (now >= life->pins_next) {
 		life->pins = procfs_pins() > 0;
-		life->pins_seen = now;
+		took = sys_now_ns() - now;
+		life->pins_next = now + (took > 1000000u ? took * 1000u : 1000000000u);
 	}
 	return life->pins;
 }
@@ -189,12 +192,22 @@ static int unmap_owned(struct store *s, const struct extent *e)
 	return 0;
 }
 
+/* No address space or map for a reservation (RLIMIT_AS): the place is the
+ * kernel's for good, and the store's bytes are kept. */
+static int give_up(struct store *s, const struct extent *e)
+{
+	if (sys_munmap(e->start, e->end - e->start) < 0)
+		return -ENOMEM;
+	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, 0, EXTENT_FOREIGN);
+	return 0;
+}
+
 static int unmap_other(struct store *s, const struct extent *e)
 {
 	unsigned stale = e->state == EXTENT_FROZEN ||
 			 (e->flags & (EXTENT_STALE | EXTENT_PINNED));
 	if (store_reserve(s, e->start, e->end - e->start) < 0)
-		return -ENOMEM;
+		return give_up(s, e);
 	extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0,
 		    stale ? EXTENT_STALE : 0);
 	s->stale |= stale;
@@ -291,11 +304,14 @@ int memory_zero_by_hand(const struct extent *e)
 	return (e->prot & rw) == rw ? 0 : sys_mprotect(e->start, len, e->prot);
 }
 
-static int is_small(const struct extent *e)
+/* Each piece that is zeroed by mapping costs maps: where there are many already,
+ * only whole tables are worth one. */
+static int is_small(const struct store *s, const struct extent *e)
 {
 	const int rw = PROT_READ | PROT_WRITE;
+	size_t limit = s->extents.count < PIECES_MANY ? ZERO_BY_HAND : TABLE_SIZE;
 
-	return e->end - e->start <= ZERO_BY_HAND && (e->prot & rw) == rw;
+	return e->end - e->start <= limit && (e->prot & rw) == rw;
 }
 
 static int zero_ours(struct store *s, const struct extent *e)
@@ -304,7 +320,7 @@ static int zero_ours(struct store *s, const struct extent *e)
 
 	if (e->state == EXTENT_OWNED)
 		ret = store_punch(s, e->start, e->end - e->start);
-	else if (is_small(e))
+	else if (is_small(s, e))
 		return memory_zero_by_hand(e);
 	else
 		ret = memory_renew(s, e->start, e->end, e->prot);
@@ -341,6 +357,35 @@ int memory_zero(struct store *s, uintptr_t start, uintptr_t end)
 	return result;
 }
 
+/* --- copy --------------------------------------------------------------- */
+
+/* A page of zeros is not written. Reading a hole would fill it, so the kernel is
+ * asked what is in memory; with swap that tells nothing (mincore(2)). */
+static void copy_table(uintptr_t to, uintptr_t from, size_t len)
+{
+	static const char zeros[4096];
+	unsigned char present[TABLE_SIZE / sizeof(zeros)];
+	int all = sys_has_swap() || sys_page_size() != sizeof(zeros) ||
+		  sys_mincore(from, len, present) < 0;
+
+	for (size_t at = 0; at < len; at += sizeof(zeros))
+		if ((all || present[at / sizeof(zeros)] & 1) &&
+		    memcmp((void *)(from + at), zeros, sizeof(zeros)))
+			memcpy((void *)(to + at), (void *)(from + at), sizeof(zeros));
+}
+
+void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int gone)
+{
+	extents_each(e, &s->extents, from, from + len)
+		for (uintptr_t at = e.start; at < e.end; at += TABLE_SIZE) {
+			size_t n = e.end - at < TABLE_SIZE ? e.end - at : TABLE_SIZE;
+
+			copy_table(to + (at - from), at, n);
+			if (gone && e.state == EXTENT_OWNED && !s->inherited)
+				(void)store_punch(s, at, n);
+		}
+}
+
 /* --- detach ------------------------------------------------------------- */
 
 /* A FROZEN mapping is right with the kernel's copy-on-write alone. So memory
@@ -369,5 +414,5 @@ int memory_detach(struct store *s, uintptr_t start, uintptr_t end,
 		extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
 			    EXTENT_PINNED);
 	}
-	return s->inherited ? 0 : freeze_reserve(s, 0);
+	return s->inherited || !s->owns ? 0 : freeze_reserve(s, 0);
 }

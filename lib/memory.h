@@ -41,6 +41,11 @@ int memory_zero(struct store *s, uintptr_t start, uintptr_t end);
  * Likewise. */
 int memory_empty(struct store *s, const struct extent *e, unsigned flags);
 
+/* Copy part of a window elsewhere, holes left out; it is readable. What is OWNED is
+ * given back as it goes when `gone` says that nobody needs it there any more.
+ * Likewise. */
+void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int gone);
+
 /* Write zeros to a piece. Likewise. */
 int memory_zero_by_hand(const struct extent *e);
 

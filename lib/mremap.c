@@ -86,16 +86,6 @@ static long make_target(const struct move *m)
 	return (long)p;
 }
 
-/* Copy page by page; pages of zeros are not written, so that holes stay. */
-static void copy(uintptr_t to, uintptr_t from, size_t len)
-{
-	static const char zeros[4096];
-
-	for (size_t at = 0; at < len; at += sizeof(zeros))
-		if (memcmp((void *)(from + at), zeros, sizeof(zeros)))
-			memcpy((void *)(to + at), (void *)(from + at), sizeof(zeros));
-}
-
 /* The contents are at the target whatever happens to the rest. */
 static long move_away(const struct move *m)
 {
@@ -110,7 +100,7 @@ static long move_away(const struct move *m)
 		return ret;
 	target = make_target(m);
 	if (!sys_failed(target))
-		copy((uintptr_t)target, m->addr, lesser(m));
+		memory_copy(m->s, (uintptr_t)target, m->addr, lesser(m), 1);
 	if (!(prot & PROT_READ))
 		sys_mprotect(m->addr, m->old_len, prot);
 	if (sys_failed(target))
@@ -130,10 +120,26 @@ static long move_away(const struct move *m)
 
 /* --- the program's own mappings ----------------------------------------- */
 
-static long reserve(size_t len)
+static int overlaps(uintptr_t a, size_t a_len, uintptr_t b, size_t b_len)
 {
-	return sys_mmap(0, len, PROT_NONE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return a < b + b_len && b < a + a_len;
+}
+
+/* Address space for the way, off a target that is free: three ranges of its length
+ * cannot all meet it but in one way each. */
+static long reserve(const struct move *m)
+{
+	long at[4];
+	int n = 0;
+
+	do
+		at[n] = sys_mmap(0, m->new_len, PROT_NONE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	while (!sys_failed(at[n]) && m->flags & MREMAP_FIXED && n < 3 &&
+	       overlaps((uintptr_t)at[n], m->new_len, m->new_addr, m->new_len) && ++n);
+	for (int i = 0; i < n; i++)
+		sys_munmap((uintptr_t)at[i], m->new_len);
+	return at[n];
 }
 
 /* Grow what was moved to `at`. The kernel wants one mapping; overlays lie in
@@ -187,7 +193,7 @@ static long settle(const struct move *m, uintptr_t at)
  * hole opens in the window before memory_unmap() closes it. */
 static long move_native(const struct move *m)
 {
-	long at = reserve(m->new_len), ret;
+	long at = reserve(m), ret;
 	size_t len = lesser(m);
 
 	if (sys_failed(at))
@@ -228,7 +234,7 @@ static long lay_plain(uintptr_t at, size_t len, int prot)
 }
 
 /* The kernel carries overlays, guards on them included; the rest is copied. */
-static long carry_piece(const struct extent *e, uintptr_t to)
+static long carry_piece(struct store *s, const struct extent *e, uintptr_t to)
 {
 	const int rw = PROT_READ | PROT_WRITE;
 	size_t len = e->end - e->start;
@@ -241,7 +247,7 @@ static long carry_piece(const struct extent *e, uintptr_t to)
 		ret = sys_mprotect(e->start, len, e->prot | PROT_READ);
 	if (sys_failed(ret))
 		return ret;
-	copy(to, e->start, len);
+	memory_copy(s, to, e->start, len, 0);
 	if (!(e->prot & PROT_READ))
 		sys_mprotect(e->start, len, e->prot);
 	return e->prot == rw ? 0 : sys_mprotect(to, len, e->prot);
@@ -259,12 +265,12 @@ static void carry_back(const struct move *m, uintptr_t at, uintptr_t end)
 static long move_mixed(const struct move *m)
 {
 	uintptr_t end = m->addr + lesser(m), done = m->addr;
-	long at = reserve(m->new_len), ret = 0;
+	long at = reserve(m), ret = 0;
 
 	if (sys_failed(at))
 		return -ENOMEM;
 	extents_each(e, &m->s->extents, m->addr, end) {
-		ret = carry_piece(&e, (uintptr_t)at + (e.start - m->addr));
+		ret = carry_piece(m->s, &e, (uintptr_t)at + (e.start - m->addr));
 		if (sys_failed(ret))
 			break;
 		done = e.end;
@@ -288,11 +294,6 @@ static long move_mixed(const struct move *m)
 }
 
 /* --- which way ---------------------------------------------------------- */
-
-static int overlaps(uintptr_t a, size_t a_len, uintptr_t b, size_t b_len)
-{
-	return a < b + b_len && b < a + a_len;
-}
 
 static int check(const struct move *m)
 {
@@ -427,7 +428,7 @@ static long remap_foreign(const struct move *m, int into_window)
 		whole.old_len = whole.new_len;
 	if (!into_window || check(&whole) < 0)
 		return sys_mremap(m->addr, m->old_len, m->new_len, m->flags, m->new_addr);
-	at = reserve(m->new_len);
+	at = reserve(m);
 	if (sys_failed(at))
 		return -ENOMEM;
 	ret = sys_mremap(m->addr, m->old_len, m->new_len, m->flags, (uintptr_t)at);
@@ -435,7 +436,12 @@ static long remap_foreign(const struct move *m, int into_window)
 		sys_munmap((uintptr_t)at, m->new_len);
 		return ret;
 	}
-	ret = settle(m, (uintptr_t)at);
+	if (whole.s)	/* its table knows, where something was made since */
+		whole.source = extents_piece(&whole.s->extents, m->addr, m->addr + 1);
+	if (whole.source.state == EXTENT_FREE)
+		whole.s = NULL;
+	whole.source.flags |= EXTENT_PROGRAM;
+	ret = settle(&whole, (uintptr_t)at);
 	if (sys_failed(ret) && m->old_len)	/* back again */
 		sys_mremap((uintptr_t)at, lesser(m), lesser(m), ONTO, m->addr);
 	return ret;

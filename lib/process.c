@@ -41,6 +41,11 @@ int process_forking(void)
 	return atomic_load(&process.life->forking) != 0;
 }
 
+int process_borrowed(void)
+{
+	return process.life->pid && process.life->pid != sys_getpid();
+}
+
 /* Once in a process image, without the lock. The atfork handlers register as
  * early as possible, so that ours run last of all prepare handlers (reverse
  * order of registration). Registering may allocate, and an allocator may map
@@ -66,6 +71,7 @@ static void start(void)
 	    sys_madvise((uintptr_t)p, sys_page_size(), MADV_WIPEONFORK) < 0) {
 		process.native_for_good = COW_REASON_ADDRESS;
 	} else {
+		((struct life *)p)->pid = sys_getpid();
 		atomic_store(&((struct life *)p)->known, LIFE_KNOWN);
 		process.life = (struct life *)p;
 	}
@@ -110,6 +116,7 @@ static void become_child(void)
 				store_inherit(process.stores[i]);
 		process.lock_future = 0;
 		atomic_store(&process.in_use, 0);
+		process.life->pid = sys_getpid();
 		atomic_store(&process.life->known, LIFE_KNOWN);
 	}
 	while (newborn())

@@ -50,8 +50,9 @@ struct life {
 	enum made made;			/* the fork under way */
 	int frozen_ahead;		/* cow_prepare() did its freeze */
 	int flat;			/* its page tables were parked just now */
+	int32_t pid;			/* whose memory this is; see process_borrowed() */
 	uint64_t reaped;		/* when freeze_reap() last asked */
-	uint64_t pins_seen;		/* when pinned() last looked, and what it saw */
+	uint64_t pins_next;		/* when pinned() looks again, and what it saw */
 	int pins;
 };
 
@@ -62,6 +63,7 @@ struct process {
 	atomic_int in_use;		/* a store of its own holds memory */
 	int native_for_good;		/* enum cow_reason: no store can be made */
 	int lock_future;		/* mlockall(MCL_FUTURE) is in force */
+	int maps_short;			/* freeze_reserve() has failed */
 	unsigned stores_at;		/* stores made for a hint, ancestors' too */
 };
 
@@ -77,6 +79,9 @@ void process_lock_bare(void);
 /* Lock, unless another thread is inside a fork: 0 then. For calls that can do
  * without: their thread may hold what a later atfork handler waits for. */
 int process_lock_unless_forking(void);
+
+/* Does the memory belong to another process, which waits for this vfork child? */
+int process_borrowed(void);
 
 /* Read the options if nobody did yet. */
 void process_start(void);

@@ -112,6 +112,18 @@ long procfs_anonymous_pages(void)
 	return resident > shared ? (long)(resident - shared) : 0;
 }
 
+int procfs_overcommit(void)
+{
+	struct reader r = { .fd = sys_open("/proc/sys/vm/overcommit_memory", O_RDONLY) };
+	uint64_t mode = 0;
+
+	if (r.fd < 0)
+		return r.fd;
+	number(&r, 10, &mode);
+	sys_close(r.fd);
+	return r.have < 0 ? (int)r.have : (int)mode;
+}
+
 static int open_pagemap(void)
 {
 	return sys_open("/proc/thread-self/pagemap", O_RDONLY);

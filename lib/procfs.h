@@ -23,6 +23,9 @@ struct procfs_map {
 
 typedef int procfs_map_fn(void *arg, const struct procfs_map *map);
 
+/* vm.overcommit_memory, or -errno. */
+int procfs_overcommit(void);
+
 /* Have core files hold what stands for private memory here, if they hold that. */
 void procfs_dump_private(void);
 

@@ -51,14 +51,17 @@ static int can_map(size_t size, int prot)
 	return can;
 }
 
-/* Under vm.overcommit_memory=2 even a MAP_NORESERVE mapping is charged, so a
- * writable one far above all memory fails; a shared store would then die of
- * SIGBUS where malloc gets ENOMEM. Asked of the kernel, since /proc may be
- * missing. */
+/* Under vm.overcommit_memory=2 a shared store would die of SIGBUS where malloc
+ * gets ENOMEM. Where /proc does not tell: even a MAP_NORESERVE mapping is charged
+ * then, so a writable one far above all memory fails. (Not asked so first, since
+ * in that mode others' allocations fail during the question.) */
 int store_strict_overcommit(void)
 {
 	uint64_t least = sys_ram_and_swap() * 2, want = least * 32;
+	int mode = procfs_overcommit();
 
+	if (mode >= 0)
+		return mode == 2;
 	if (!least || want > (uint64_t)1 << 44)
 		want = (uint64_t)1 << 44;
 	while (!can_map(want, PROT_NONE) && want / 2 > least)

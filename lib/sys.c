@@ -83,6 +83,18 @@ uint64_t sys_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+int sys_getpid(void)
+{
+	return (int)CALL(SYS_getpid, 0);
+}
+
+int sys_has_swap(void)
+{
+	struct sysinfo info;
+
+	return CALL(SYS_sysinfo, &info) < 0 || info.totalswap;
+}
+
 uint64_t sys_ram_and_swap(void)
 {
 	struct sysinfo info;

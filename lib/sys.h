@@ -19,10 +19,12 @@ static inline int sys_failed(long ret)
 	return (unsigned long)ret > -4096UL;
 }
 
+int sys_getpid(void);
 size_t sys_page_size(void);
 size_t sys_whole_pages(size_t len);	/* rounded up; 0 when that wraps around */
 uint64_t sys_now_ns(void);		/* CLOCK_MONOTONIC */
 uint64_t sys_ram_and_swap(void);	/* bytes */
+int sys_has_swap(void);			/* 1 also when it cannot be told */
 
 long sys_mmap(uintptr_t addr, size_t len, int prot, int flags, int fd, off_t off);
 int sys_munmap(uintptr_t addr, size_t len);

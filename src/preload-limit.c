@@ -21,7 +21,7 @@
 static void make_room(pid_t pid, int resource, const struct rlimit64 *limit)
 {
 	if (!limit || limit->rlim_cur == RLIM64_INFINITY || (pid && pid != getpid()) ||
-	    (resource != RLIMIT_AS && resource != RLIMIT_DATA))
+	    (resource != RLIMIT_AS && resource != RLIMIT_DATA) || process_borrowed())
 		return;
 	process_lock();
 	(void)freeze_retire();
@@ -71,7 +71,8 @@ INTERPOSED int prctl(int option, ...)
 	for (int i = 0; i < 4; i++)
 		arg[i] = va_arg(args, unsigned long);
 	va_end(args);
-	if (option == PR_SET_NO_NEW_PRIVS || option == PR_SET_SECCOMP) {
+	if ((option == PR_SET_NO_NEW_PRIVS || option == PR_SET_SECCOMP) &&
+	    !process_borrowed()) {
 		process_lock();
 		if (!process.native_for_good)
 			process.native_for_good = COW_REASON_SANDBOX;

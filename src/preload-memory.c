@@ -6,11 +6,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -115,11 +117,11 @@ static int is_self(int pidfd)
 	if (pidfd < 0)
 		return pidfd <= -10000;
 	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", pidfd);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
+	fd = sys_open(path, O_RDONLY);
 	if (fd < 0)
 		return 0;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
+	n = sys_read(fd, text, sizeof(text) - 1);
+	sys_close(fd);
 	text[n > 0 ? n : 0] = '\0';
 	pid = strstr(text, "\nPid:");
 	return pid && atoi(pid + 5) == (int)getpid();
@@ -151,4 +153,30 @@ INTERPOSED int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
 		return cow_mprotect(addr, len, prot);
 	preload_detach(addr, len);
 	return (int)syscall(SYS_pkey_mprotect, addr, len, prot, pkey);
+}
+
+/* The kernel knows nothing of a userfaultfd on memory that is re-mapped: a range
+ * becomes plain memory before it is registered. */
+static void make_plain(const struct uffdio_register *reg)
+{
+	void *start = (void *)(uintptr_t)reg->range.start;
+	int before = errno;
+
+	if (process_store_at((uintptr_t)start, reg->range.len) &&
+	    cow_madvise(start, reg->range.len, MADV_WIPEONFORK) == 0)
+		(void)!cow_madvise(start, reg->range.len, MADV_KEEPONFORK);
+	errno = before;
+}
+
+INTERPOSED int ioctl(int fd, unsigned long request, ...)
+{
+	va_list args;
+	void *arg;
+
+	va_start(args, request);
+	arg = va_arg(args, void *);
+	va_end(args);
+	if (request == UFFDIO_REGISTER && arg)
+		make_plain(arg);
+	return (int)syscall(SYS_ioctl, fd, request, arg);
 }

@@ -19,6 +19,7 @@
 
 #include "cowfork.h"
 #include "preload.h"
+#include "sys.h"
 
 static int log_level;
 static pid_t program;
@@ -32,7 +33,8 @@ static void write_line(void *arg, enum cow_log_level level, const char *text)
 	if ((int)level > log_level)
 		return;
 	n = snprintf(line, sizeof(line), "cowfork: %s\n", text);
-	(void)!write(STDERR_FILENO, line, (size_t)n);
+	/* not write(3): that is a cancellation point, and this holds the lock */
+	(void)sys_write(STDERR_FILENO, line, (size_t)n);
 }
 
 static int wanted_level(const char *text)
