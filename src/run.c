@@ -17,6 +17,7 @@
 
 #include "cowfork.h"
 #include "explain.h"
+#include "needed.h"
 
 #define PRELOAD "libcowfork-preload.so"
 
@@ -123,10 +124,53 @@ static int find_preload(char path[PATH_MAX])
 	return 0;
 }
 
-static int set_preload(void)
+/* Append an element to a list that has room for it. */
+static void append(char *list, const char *element, size_t len)
 {
-	const char *others = getenv("LD_PRELOAD");
+	size_t n = strlen(list);
+
+	if (n)
+		list[n++] = ':';
+	memcpy(list + n, element, len);
+	list[n + len] = '\0';
+}
+
+/* Append those elements of a list that are sanitizers' runtimes. */
+static void append_sanitizers(char *list, const char *others)
+{
+	for (size_t len; *others; others += len) {
+		others += strspn(others, ": ");
+		len = strcspn(others, ": ");
+		if (len && needed_is_sanitizer(others, len))
+			append(list, others, len);
+	}
+}
+
+/* Sanitizers' runtimes stand before ours, see needed.c. What we put there is for
+ * this program alone (preload-sanitizer.c); what was there is inherited as ever. */
+static char *preload_list(const char *ours, const char *program)
+{
+	const char *others = getenv("LD_PRELOAD"), *found;
+	char path[PATH_MAX], first[PATH_MAX], *list;
+
+	others = others ? others : "";
+	list = calloc(1, strlen(ours) + 2 * strlen(others) + sizeof(first) + 4);
+	if (!list)
+		return NULL;
+	found = needed_program(program, path);
+	if (found && needed_sanitizer(found, first))
+		append(list, first, strlen(first));
+	append_sanitizers(list, others);
+	append(list, ours, strlen(ours));
+	if (*others)
+		append(list, others, strlen(others));
+	return list;
+}
+
+static int set_preload(const char *program)
+{
 	char path[PATH_MAX], *list;
+	int ret;
 
 	if (find_preload(path) < 0) {
 		fprintf(stderr, "cowfork-run: %s is neither beside this program nor "
@@ -138,35 +182,18 @@ static int set_preload(void)
 			"space or colon in the path\n", path);
 		return -EINVAL;
 	}
-	if (asprintf(&list, "%s%s%s", path, others && *others ? ":" : "",
-		     others ? others : "") < 0 || setenv("LD_PRELOAD", list, 1) < 0)
+	list = preload_list(path, program);
+	if (!list)
 		return -ENOMEM;
+	ret = setenv("LD_PRELOAD", list, 1) < 0 ? -errno : 0;
 	free(list);
-	return 0;
-}
-
-/* Where execvp(3) will find the program; NULL when nowhere. */
-static const char *find_program(const char *name, char path[PATH_MAX])
-{
-	const char *dirs = getenv("PATH");
-
-	if (strchr(name, '/'))
-		return name;
-	for (const char *d = dirs ? dirs : "/bin:/usr/bin"; ; d += strcspn(d, ":") + 1) {
-		size_t n = strcspn(d, ":");
-
-		snprintf(path, PATH_MAX, "%.*s/%s", n ? (int)n : 1, n ? d : ".", name);
-		if (access(path, X_OK) == 0)
-			return path;
-		if (!d[n])
-			return NULL;
-	}
+	return ret;
 }
 
 static void warn_out_of_reach(const char *name)
 {
 	char path[PATH_MAX];
-	const char *found = find_program(name, path), *why;
+	const char *found = needed_program(name, path), *why;
 
 	why = found ? explain_out_of_reach(found) : NULL;
 	if (why)
@@ -198,7 +225,7 @@ int main(int argc, char **argv)
 			warn_out_of_reach(run.program[0]);
 		return 0;
 	}
-	if (set_preload() < 0)
+	if (set_preload(run.program[0]) < 0)
 		return 125;
 	warn_out_of_reach(run.program[0]);
 	name_reporter();
