@@ -128,6 +128,13 @@ static int managed_mprotect(struct store *s, uintptr_t start, uintptr_t end, int
 			return -EINVAL;
 		if (e.state != EXTENT_FREE && !store_have_room(s))
 			return -ENOMEM;
+		/* a debugger writes to code, which a shared mapping refuses */
+		if (ours && prot & PROT_EXEC) {
+			ret = memory_detach(s, e.start, e.end, COW_REASON_CALL);
+			if (ret < 0 || !store_have_room(s))
+				return -ENOMEM;
+			e = extents_piece(&s->extents, e.start, e.end);
+		}
 		if (ours && !s->inherited && e.state == EXTENT_OWNED)
 			ret = freeze_reserve(s, 2);
 		if (ret == 0)
