@@ -342,6 +342,8 @@ static int find_source(struct move *m)
 	const unsigned advice = EXTENT_DONTFORK | EXTENT_DONTDUMP;
 	unsigned flags = 0, count = 0;
 
+	if (!m->s)
+		return -EFAULT;
 	m->source = extents_piece(&m->s->extents, m->addr, m->addr + m->old_len);
 	m->kind = kind_of(&m->source);
 	extents_each(e, &m->s->extents, m->addr, m->addr + m->old_len) {
@@ -436,11 +438,8 @@ static long remap_foreign(const struct move *m, int into_window)
 		sys_munmap((uintptr_t)at, m->new_len);
 		return ret;
 	}
-	if (whole.s)	/* its table knows, where something was made since */
-		whole.source = extents_piece(&whole.s->extents, m->addr, m->addr + 1);
-	if (whole.source.state == EXTENT_FREE)
-		whole.s = NULL;
-	whole.source.flags |= EXTENT_PROGRAM;
+	if (!m->old_len || find_source(&whole) < 0)
+		whole.s = NULL;	/* no table knows what it is */
 	ret = settle(&whole, (uintptr_t)at);
 	if (sys_failed(ret) && m->old_len)	/* back again */
 		sys_mremap((uintptr_t)at, lesser(m), lesser(m), ONTO, m->addr);
