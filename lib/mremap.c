@@ -342,7 +342,7 @@ static int find_source(struct move *m)
 	const unsigned advice = EXTENT_DONTFORK | EXTENT_DONTDUMP;
 	unsigned flags = 0, count = 0;
 
-	if (!m->s)
+	if (!m->s || m->addr < m->s->base || m->addr + m->old_len > m->s->base + m->s->size)
 		return -EFAULT;
 	m->source = extents_piece(&m->s->extents, m->addr, m->addr + m->old_len);
 	m->kind = kind_of(&m->source);
@@ -408,13 +408,15 @@ static long remap_from_window(struct move *m)
  * may be asked for a second view (old size 0). */
 static int is_foreign(const struct move *m)
 {
-	size_t len = m->old_len ? m->old_len : 1;
+	uintptr_t start = m->addr, end = start + (m->old_len ? m->old_len : 1);
 
 	if (!m->s)
 		return 1;
-	if (m->addr < m->s->base || (!m->s->inherited && m->old_len))
+	if (!m->s->inherited && (m->old_len || start < m->s->base))
 		return 0;
-	extents_each(e, &m->s->extents, m->addr, m->addr + len)
+	start = start < m->s->base ? m->s->base : start;
+	end = end < m->s->base + m->s->size ? end : m->s->base + m->s->size;
+	extents_each(e, &m->s->extents, start, end)
 		if ((e.state != EXTENT_NATIVE || e.flags & EXTENT_PINNED) &&
 		    !(e.state == EXTENT_FREE && m->s->inherited))
 			return 0;

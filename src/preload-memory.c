@@ -147,36 +147,37 @@ INTERPOSED ssize_t process_madvise(int pidfd, const struct iovec *iov, size_t co
 	return done;
 }
 
+/* What the kernel alone can serve is asked for: the range becomes plain memory. */
+static void make_plain(uintptr_t start, size_t len)
+{
+	int before = errno;
+
+	if (process_store_at(start, len) &&
+	    cow_madvise((void *)start, len, MADV_WIPEONFORK) == 0)
+		(void)!cow_madvise((void *)start, len, MADV_KEEPONFORK);
+	errno = before;
+}
+
 INTERPOSED int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
 {
 	if (pkey == -1)
 		return cow_mprotect(addr, len, prot);
-	preload_detach(addr, len);
+	make_plain((uintptr_t)addr, len);
 	return (int)syscall(SYS_pkey_mprotect, addr, len, prot, pkey);
 }
 
-/* The kernel knows nothing of a userfaultfd on memory that is re-mapped: a range
- * becomes plain memory before it is registered. */
-static void make_plain(const struct uffdio_register *reg)
-{
-	void *start = (void *)(uintptr_t)reg->range.start;
-	int before = errno;
-
-	if (process_store_at((uintptr_t)start, reg->range.len) &&
-	    cow_madvise(start, reg->range.len, MADV_WIPEONFORK) == 0)
-		(void)!cow_madvise(start, reg->range.len, MADV_KEEPONFORK);
-	errno = before;
-}
-
+/* A registration with a userfaultfd would be lost when memory is re-mapped. */
 INTERPOSED int ioctl(int fd, unsigned long request, ...)
 {
+	const struct uffdio_register *reg;
 	va_list args;
 	void *arg;
 
 	va_start(args, request);
 	arg = va_arg(args, void *);
 	va_end(args);
-	if (request == UFFDIO_REGISTER && arg)
-		make_plain(arg);
+	reg = arg;
+	if (request == UFFDIO_REGISTER && reg)
+		make_plain((uintptr_t)reg->range.start, reg->range.len);
 	return (int)syscall(SYS_ioctl, fd, request, arg);
 }
