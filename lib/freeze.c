@@ -16,6 +16,7 @@
 
 #include "freeze.h"
 #include "log.h"
+#include "memory.h"
 #include "process.h"
 #include "procfs.h"
 #include "sys.h"
@@ -343,6 +344,8 @@ static int take_in(struct store *s, uintptr_t start, uintptr_t end, int prot)
 			ret = store_renew(s, at, len, prot);
 		if (ret == 0)
 			extents_set(&s->extents, at, at + len, EXTENT_OWNED, prot, 0);
+		else	/* what was copied must not show when the place is used again */
+			(void)store_punch(s, at, len);
 	}
 	return ret;
 }
@@ -381,7 +384,8 @@ static int thaw_store(struct store *s)
 	if (verify(s) < 0 || freeze_reserve(s, 2) < 0)
 		return 0;
 	extents_each(e, &s->extents, s->base, s->base + s->size)
-		if (e.state == EXTENT_FROZEN || is_overlay(&e))
+		if (e.state == EXTENT_FROZEN ||
+		    (is_overlay(&e) && !memory_is_locked(e.start, e.end - e.start)))
 			thawed += thaw_extent(s, &e);
 	return thawed;
 }

@@ -193,11 +193,13 @@ static int unmap_owned(struct store *s, const struct extent *e)
 }
 
 /* No address space or map for a reservation (RLIMIT_AS): the place is the
- * kernel's for good, and the store's bytes are kept. */
+ * kernel's for good, and the store's bytes are kept if anybody looks. */
 static int give_up(struct store *s, const struct extent *e)
 {
 	if (sys_munmap(e->start, e->end - e->start) < 0)
 		return -ENOMEM;
+	if (lease_free(&s->lease))
+		(void)store_punch(s, e->start, e->end - e->start);
 	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, 0, EXTENT_FOREIGN);
 	return 0;
 }

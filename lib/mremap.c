@@ -20,7 +20,8 @@
 #include "region.h"
 #include "sys.h"
 
-enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED };
+enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED,
+       MOVES_ALONG = EXTENT_PROGRAM | EXTENT_KEEP | EXTENT_DONTFORK | EXTENT_DONTDUMP };
 
 /* What the source is made of, and so how it moves. */
 enum kind { KIND_OURS, KIND_NATIVE, KIND_MIXED };
@@ -183,7 +184,7 @@ static long settle(const struct move *m, uintptr_t at)
 
 		if (store_have_room(s))
 			memory_yield(s, to > s->base ? to : s->base, stop,
-				     m->source.prot, m->source.flags & EXTENT_PROGRAM);
+				     m->source.prot, m->source.flags & MOVES_ALONG);
 		to = stop;
 	}
 	return ret;
@@ -193,8 +194,9 @@ static long settle(const struct move *m, uintptr_t at)
  * hole opens in the window before memory_unmap() closes it. */
 static long move_native(const struct move *m)
 {
-	long at = reserve(m), ret;
 	size_t len = lesser(m);
+	int locked = memory_is_locked(m->addr, len);
+	long at = reserve(m), ret;
 
 	if (sys_failed(at))
 		return -ENOMEM;
@@ -218,6 +220,8 @@ static long move_native(const struct move *m)
 		sys_mremap((uintptr_t)at, len, len, ONTO, m->addr);
 		return ret;
 	}
+	if (locked)	/* MREMAP_DONTUNMAP has unlocked it */
+		sys_mlock2((uintptr_t)ret, m->new_len, 0);
 	if (!(m->flags & MREMAP_DONTUNMAP) &&
 	    memory_unmap(m->s, m->addr, m->addr + m->old_len) < 0)
 		return -ENOMEM;

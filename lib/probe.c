@@ -78,12 +78,13 @@ int cow_facilities(struct cow_facilities *fac)
 	if (fac->size < sizeof(size_t))
 		return -EINVAL;
 	f.memfd = has_memfd();
-	f.remap = store_kernel_can();
-	f.collapse = has_collapse();
+	f.limits = store_unlimited();
+	/* a file above the limit is no error, but a signal */
+	f.remap = f.limits && store_kernel_can();
+	f.collapse = f.limits && has_collapse();
 	f.maps = readable("/proc/thread-self/maps");
 	f.pagemap = readable("/proc/thread-self/pagemap");
 	f.overcommit = !store_strict_overcommit();
-	f.limits = store_unlimited();
 	probe_lease(&f);
 	memcpy((char *)fac + sizeof(size_t), (char *)&f + sizeof(size_t),
 	       n - sizeof(size_t));

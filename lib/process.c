@@ -112,8 +112,7 @@ static void become_child(void)
 
 	if (atomic_compare_exchange_strong(&process.life->known, &new, LIFE_BUSY)) {
 		for (unsigned i = 0; i < atomic_load(&process.store_count); i++)
-			if (!process.stores[i]->inherited)
-				store_inherit(process.stores[i]);
+			store_inherit(process.stores[i]);
 		process.lock_future = 0;
 		atomic_store(&process.in_use, 0);
 		process.life->pid = sys_getpid();

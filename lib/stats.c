@@ -17,7 +17,7 @@ static void add_extent(const struct store *s, const struct extent *e,
 
 	if (e->flags & EXTENT_STALE && !s->inherited)
 		st->bytes_deferred += len;
-	if (e->state == EXTENT_NATIVE)
+	if (e->state == EXTENT_NATIVE && !(e->flags & EXTENT_FOREIGN))
 		st->bytes_native += len;
 	if (!memory_is_ours(s, e))
 		return;

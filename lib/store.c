@@ -434,6 +434,11 @@ void store_inherit(struct store *s)
 	s->inherited = 1;
 	/* its spare maps are the parent's (MADV_DONTFORK) */
 	s->spare = (struct spare){ 0 };
+	if (!store_have_room(s))
+		return;
+	extents_each(e, &s->extents, s->base, s->base + s->size)
+		if (e.flags & EXTENT_DONTFORK)
+			extents_set(&s->extents, e.start, e.end, EXTENT_FREE, 0, 0);
 }
 
 void store_retire(struct store *s)
@@ -448,7 +453,7 @@ void store_retire(struct store *s)
 	sys_munmap(s->template, s->size);
 	spare_release(&s->spare);
 	lease_close(&s->lease);
-	store_inherit(s);
+	s->inherited = 1;
 }
 
 /* --- single steps ------------------------------------------------------- */

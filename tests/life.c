@@ -1,0 +1,411 @@
+/*
+ * See life.h.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "compat.h"
+#include "freeze.h"
+#include "lease.h"
+#include "life.h"
+#include "process.h"
+#include "support.h"
+
+#define PAGES 1300u		/* two tables and a bit */
+#define SIZE (PAGES * PAGE)
+#define OWN MIB			/* a child's own region */
+
+/* What a page of the area should be: a seed, or one of these. */
+enum { ZERO = 0, UNKNOWN = 999 };
+
+static char *area;
+static unsigned page_is[PAGES];
+
+/* What a move made of a part of the area: pages [first, first + count) of it,
+ * then zeros. Without pages: what could not be unmapped elsewhere. */
+static struct moved {
+	char *at;
+	size_t first, count, pages;
+	unsigned is[64];
+} moved[16];
+static int moves;
+
+/* --- looking ------------------------------------------------------------ */
+
+static int is_page_right(const char *base, size_t i, unsigned is)
+{
+	if (is == UNKNOWN)
+		return 1;
+	return is == ZERO ? is_zero(base + i * PAGE, PAGE) : is_page_filled(base, i, is);
+}
+
+static int is_right(void)
+{
+	for (size_t i = 0; i < PAGES; i++)
+		if (!is_page_right(area, i, page_is[i])) {
+			fprintf(stderr, "page %zu is not %u (is zero: %d)\n", i, page_is[i],
+				is_zero(area + i * PAGE, PAGE));
+			return 1;
+		}
+	for (int m = 0; m < moves; m++)
+		for (size_t i = 0; i < moved[m].pages; i++)
+			NEED(is_page_right(moved[m].at - moved[m].first * PAGE,
+					   moved[m].first + i,
+					   i < moved[m].count ? moved[m].is[i] : ZERO));
+	return 0;
+}
+
+static void note(size_t first, size_t count, unsigned is)
+{
+	for (size_t i = first; i < first + count; i++)
+		if (page_is[i] != UNKNOWN)
+			page_is[i] = is;
+}
+
+static void write_pages(size_t from, size_t to, unsigned seed)
+{
+	for (size_t i = from; i < to; i++)
+		if (page_is[i] != UNKNOWN) {
+			fill_page(area, i, seed);
+			page_is[i] = seed;
+		}
+}
+
+/* --- forks -------------------------------------------------------------- */
+
+/* Not wait_for(): a life is short, and the alarm ends it when it hangs. */
+static int end_of(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		NEED(errno == EINTR);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int grandchild(const char *own)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(is_right() || (own && !is_filled(own, OWN, 7)));
+	if (pid > 0) {
+		int status = end_of(pid);
+
+		NEED(status == 0 || status == 127);
+	}
+	return is_right() || (own && !is_filled(own, OWN, 7));
+}
+
+static int child(void)
+{
+	void *own = NULL;
+
+	if (is_right())
+		return 1;
+	write_pages(0, PAGES, 50);
+	if (area && cow_madvise(area + 90 * PAGE, 30 * PAGE, MADV_DONTNEED) == 0)
+		note(90, 30, ZERO);
+	if (area && cow_munmap(area + 130 * PAGE, 3 * PAGE) == 0)
+		note(130, 3, UNKNOWN);
+	if (cow_region_create(OWN, 0, &own) == 0)
+		fill(own, OWN, 7);
+	else
+		own = NULL;
+	NEED(grandchild(own) == 0);
+	NEED(!own || (cow_region_destroy(own) | -ENOMEM) == -ENOMEM);
+	return is_right();
+}
+
+/* must: nothing is refused any more. */
+static int forks(int cow, int must)
+{
+	pid_t pid = cow ? cow_fork() : fork();
+	int status;
+
+	if (pid == 0) {
+		alarm(20);
+		_exit(child());
+	}
+	if (pid < 0) {
+		NEED(errno == ENOMEM || errno == EAGAIN);
+		NEED(!must);
+		return is_right();
+	}
+	status = end_of(pid);
+	NEED(status == 0 || (!must && !cow && status == 127));
+	return is_right();
+}
+
+static void want_refresh(void)
+{
+	process.life->meter.excess = (uint64_t)1 << 40;
+	process.life->meter.retry_at = 0;
+}
+
+static int thaw(void)
+{
+	process_lock();
+	if (thaw_allowed())
+		thaw_all();
+	process_unlock();
+	return is_right();
+}
+
+/* --- memory calls: done, or refused and nothing changed ------------------ */
+
+static int refused_with(int a, int b, int c)
+{
+	NEED(errno == a || errno == b || errno == c);
+	return 0;
+}
+
+static int zeros(size_t first, size_t count)
+{
+	if (cow_madvise(area + first * PAGE, count * PAGE, MADV_DONTNEED) == 0)
+		note(first, count, ZERO);
+	else
+		NEED(refused_with(ENOMEM, EINVAL, EAGAIN) == 0);
+	return is_right();
+}
+
+static int protects(size_t at)
+{
+	if (cow_mprotect(area + at * PAGE, 5 * PAGE, PROT_READ) < 0)
+		return refused_with(ENOMEM, EACCES, ENOMEM) || is_right();
+	NEED(is_right() == 0);
+	if (cow_mprotect(area + at * PAGE, 5 * PAGE, PROT_READ | PROT_WRITE) == 0)
+		return is_right();
+	NEED(refused_with(ENOMEM, EACCES, ENOMEM) == 0 && is_right() == 0);
+	note(at, 5, UNKNOWN);	/* cannot be written now */
+	return 0;
+}
+
+static int unmaps(size_t at)
+{
+	if (cow_munmap(area + at * PAGE, 9 * PAGE) == 0)
+		note(at, 9, UNKNOWN);
+	else	/* some are those of the call that was refused */
+		NEED(errno == EFAULT || errno == EPERM || errno == EACCES || errno == ENOMEM);
+	return is_right();
+}
+
+static int remaps(size_t at, size_t count, size_t more, int flags)
+{
+	struct moved *m = &moved[moves];
+	void *p = cow_mremap(area + at * PAGE, count * PAGE, (count + more) * PAGE,
+			     MREMAP_MAYMOVE | flags, NULL);
+
+	if (p == MAP_FAILED)
+		return refused_with(ENOMEM, EFAULT, EINVAL) || is_right();
+	*m = (struct moved){ .at = p, .first = at, .count = count, .pages = count + more };
+	memcpy(m->is, page_is + at, count * sizeof(*m->is));
+	note(at, count, flags & MREMAP_DONTUNMAP ? ZERO : UNKNOWN);
+	moves++;
+	return is_right();
+}
+
+static int advises(size_t at)
+{
+	if (cow_madvise(area + at * PAGE, 5 * PAGE, MADV_WIPEONFORK) == 0)
+		note(at, 5, UNKNOWN);	/* zeros in children */
+	NEED(is_right() == 0);
+	/* taken back, or else a child would not have it */
+	if (cow_madvise(area + (at + 7) * PAGE, 5 * PAGE, MADV_DONTFORK) == 0 &&
+	    cow_madvise(area + (at + 7) * PAGE, 5 * PAGE, MADV_DOFORK) < 0)
+		note(at + 7, 5, UNKNOWN);
+	NEED(is_right() == 0);
+	if (cow_mlock2(area + (at + 14) * PAGE, 5 * PAGE, 0) < 0)
+		NEED(refused_with(ENOMEM, EPERM, EAGAIN) == 0);
+	return is_right();
+}
+
+static int maps_over(size_t at)
+{
+	void *p = cow_mmap(area + at * PAGE, 5 * PAGE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	if (p != MAP_FAILED)
+		note(at, 5, ZERO);
+	else
+		NEED(refused_with(ENOMEM, EAGAIN, ENOMEM) == 0);
+	return is_right();
+}
+
+static int memory_calls(size_t at)
+{
+	return zeros(at, 40) || zeros(at + 50, 2) || protects(at + 60) || unmaps(at + 70) ||
+	       remaps(at + 80, 9, 11, 0) || maps_over(at + 110) || advises(at + 120) ||
+	       remaps(at + 150, 8, 0, MREMAP_DONTUNMAP);
+}
+
+/* What passes by the window: plain memory, and a mapping in the store. */
+static int maps_elsewhere(void)
+{
+	char *p = cow_mmap(NULL, OWN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			   -1, 0);
+
+	if (p == MAP_FAILED)
+		return refused_with(ENOMEM, EAGAIN, ENOMEM);
+	NEED(is_zero(p, OWN));
+	fill(p, OWN, 8);
+	NEED(is_right() == 0);
+	if (cow_munmap(p, OWN) < 0) {
+		NEED(refused_with(ENOMEM, EPERM, EACCES) == 0);
+		moved[moves++] = (struct moved){ .at = p, .pages = 0 };
+	}
+	return is_right();
+}
+
+/* --- the life ----------------------------------------------------------- */
+
+static int make_area(void)
+{
+	void *p = NULL;
+	int ret = cow_region_create(SIZE, 0, &p);
+
+	NEED(ret == 0 || ret == -ENOMEM);
+	area = p;
+	for (size_t i = 0; i < PAGES; i++)
+		page_is[i] = p ? ZERO : UNKNOWN;
+	return p ? is_right() : 0;
+}
+
+static int one_year(unsigned year)
+{
+	int ret = cow_prepare();
+
+	NEED(ret == 0 || ret == -ENOMEM);
+	NEED(forks(1, 0) == 0);
+	write_pages(5, 1000, 3 + year);
+	NEED(forks(0, 0) == 0);
+	NEED(memory_calls(200 + 400 * year) == 0);
+	NEED(thaw() == 0);
+	write_pages(900, PAGES, 10 + year);
+	NEED(is_right() == 0);
+	NEED(memory_calls(400 + 400 * year) == 0);
+	want_refresh();
+	NEED(forks(1, 0) == 0);
+	return maps_elsewhere();
+}
+
+int life(void)
+{
+	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER };
+	struct cow_facilities f = { .size = sizeof(f) };
+
+	alarm(20);
+	NEED(cow_options_set(&o) == 0);
+	NEED(make_area() == 0);
+	if (!area)		/* the second time perhaps */
+		NEED(make_area() == 0);
+	if (!area)
+		return forks(1, 0) || forks(0, 0) || maps_elsewhere();
+	write_pages(0, PAGES, 1);
+	write_pages(0, PAGES, 2);
+	NEED(one_year(0) == 0);
+	NEED(one_year(1) == 0);
+	o.huge = COW_HUGE_ALWAYS;	/* only now: it takes half the time */
+	NEED(cow_options_set(&o) == 0);
+	NEED(forks(1, 0) == 0);
+	write_pages(0, 100, 40);
+	return cow_facilities(&f) || is_right();
+}
+
+/* --- what is left of it -------------------------------------------------- */
+
+static int count_maps(void)
+{
+	static char text[1 << 16];
+	int fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY), count = 0;
+	ssize_t n;
+
+	while (fd >= 0 && (n = read(fd, text, sizeof(text))) > 0)
+		for (ssize_t i = 0; i < n; i++)
+			count += text[i] == '\n';
+	close(fd);
+	return fd < 0 ? 0 : count;
+}
+
+/* Pages that a store still holds in the part that a life uses. */
+static size_t held(const struct store *s)
+{
+	static unsigned char present[8 * PAGES];
+	size_t n = 0;
+
+	if (syscall(SYS_mincore, s->shadow, sizeof(present) * PAGE, present) < 0)
+		return 0;	/* part of it was given up */
+	for (size_t i = 0; i < sizeof(present); i++)
+		n += present[i] & 1;
+	return n;
+}
+
+static int destroy_all(void)
+{
+	for (int m = 0; m < moves; m++)
+		NEED(cow_munmap(moved[m].at, moved[m].pages ? moved[m].pages * PAGE
+							   : OWN) == 0);
+	NEED(area && cow_munmap(area, SIZE) == 0);
+	moves = 0;
+	area = NULL;
+	note(0, PAGES, UNKNOWN);
+	for (size_t i = 0; i < PAGES; i++)
+		page_is[i] = UNKNOWN;
+	return 0;
+}
+
+int life_afterwards(int *ret_maps)
+{
+	void *p = NULL;
+	int rest = 0;
+
+	if (!area)
+		NEED(make_area() == 0);
+	NEED(area);
+	NEED(is_right() == 0);
+	write_pages(0, PAGES, 20);
+	NEED(forks(1, 1) == 0 && forks(0, 1) == 0);
+	NEED(thaw() == 0 && forks(1, 1) == 0);
+	NEED(destroy_all() == 0);
+	process.life->reaped = 0;	/* no need to wait: nobody looks */
+	NEED(cow_region_create(2 * SIZE, 0, &p) == 0 && is_zero(p, 2 * SIZE));
+	NEED(cow_region_destroy(p) == 0);
+	process_each_own(s)
+		if (lease_free(&s->lease))	/* else nobody can tell */
+			rest += held(s) || stats().bytes_deferred;
+	NEED(rest == 0);
+	NEED(stats().bytes_native == 0);
+	NEED(stats().bytes_owned == 0 && stats().bytes_frozen == 0);
+	NEED(stats().regions == 0 && store_descriptors() <= 0);
+	*ret_maps = count_maps();
+	process_each_own(s)
+		*ret_maps -= (int)s->spare.held;	/* as many as there were extents */
+	return 0;
+}
+
+int life_again(void)
+{
+	int ret;
+
+	NEED(make_area() == 0);
+	write_pages(0, PAGES, 30);
+	NEED(forks(1, 0) == 0);
+	write_pages(0, 600, 31);
+	ret = cow_mlockall(MCL_CURRENT);
+	NEED(ret == 0 || errno == ENOMEM || errno == EPERM);
+	NEED(is_right() == 0);
+	NEED(cow_munlockall() == 0 || errno == EPERM);
+	write_pages(300, PAGES, 32);
+	NEED(memory_calls(200) == 0);
+	NEED(forks(1, 0) == 0 && forks(0, 0) == 0);
+	return maps_elsewhere();
+}
