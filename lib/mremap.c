@@ -190,12 +190,44 @@ static long settle(const struct move *m, uintptr_t at)
 	return ret;
 }
 
+/* MREMAP_DONTUNMAP of a part unlocks the whole mapping, here and what stays. */
+struct locks {
+	struct extent low, high;
+	int moved, low_locked, high_locked;
+};
+
+static struct locks locks_around(const struct move *m, size_t len)
+{
+	const struct extent *e = &m->s->extents.at[extents_find(&m->s->extents, m->addr)];
+	struct locks l = { .moved = memory_is_locked(m->addr, len) };
+
+	if (!l.moved || m->addr + len > e->end)
+		return l;
+	l.low = (struct extent){ .start = e->start, .end = m->addr };
+	l.high = (struct extent){ .start = m->addr + len, .end = e->end };
+	l.low_locked = l.low.start < l.low.end &&
+		       memory_is_locked(l.low.start, l.low.end - l.low.start);
+	l.high_locked = l.high.start < l.high.end &&
+			memory_is_locked(l.high.start, l.high.end - l.high.start);
+	return l;
+}
+
+static void lock_again(const struct locks *l, const struct move *m, uintptr_t now)
+{
+	if (l->moved)
+		sys_mlock2(now, m->new_len, 0);
+	if (l->low_locked)
+		sys_mlock2(l->low.start, l->low.end - l->low.start, 0);
+	if (l->high_locked)
+		sys_mlock2(l->high.start, l->high.end - l->high.start, 0);
+}
+
 /* The kernel moves it, but leaves it in place too (MREMAP_DONTUNMAP), so that no
  * hole opens in the window before memory_unmap() closes it. */
 static long move_native(const struct move *m)
 {
 	size_t len = lesser(m);
-	int locked = memory_is_locked(m->addr, len);
+	struct locks locks = locks_around(m, len);
 	long at = reserve(m), ret;
 
 	if (sys_failed(at))
@@ -220,8 +252,7 @@ static long move_native(const struct move *m)
 		sys_mremap((uintptr_t)at, len, len, ONTO, m->addr);
 		return ret;
 	}
-	if (locked)	/* MREMAP_DONTUNMAP has unlocked it */
-		sys_mlock2((uintptr_t)ret, m->new_len, 0);
+	lock_again(&locks, m, (uintptr_t)ret);
 	if (!(m->flags & MREMAP_DONTUNMAP) &&
 	    memory_unmap(m->s, m->addr, m->addr + m->old_len) < 0)
 		return -ENOMEM;
@@ -343,7 +374,7 @@ static long remap_ours(const struct move *m)
  * memory would be one, so pieces of one protection and advice count as one. */
 static int find_source(struct move *m)
 {
-	const unsigned advice = EXTENT_DONTFORK | EXTENT_DONTDUMP;
+	const unsigned apart = EXTENT_DONTFORK | EXTENT_DONTDUMP | EXTENT_PROGRAM;
 	unsigned flags = 0, count = 0;
 
 	if (!m->s || m->addr < m->s->base || m->addr + m->old_len > m->s->base + m->s->size)
@@ -352,15 +383,13 @@ static int find_source(struct move *m)
 	m->kind = kind_of(&m->source);
 	extents_each(e, &m->s->extents, m->addr, m->addr + m->old_len) {
 		if (e.state == EXTENT_FREE || e.prot != m->source.prot ||
-		    (e.flags ^ m->source.flags) & advice)
+		    (e.flags ^ m->source.flags) & apart)
 			return -EFAULT;
 		if (kind_of(&e) != m->kind)
 			m->kind = KIND_MIXED;
 		flags |= e.flags;
 		count++;
 	}
-	if (m->kind == KIND_MIXED && flags & EXTENT_PROGRAM)
-		return -EFAULT;
 	if (count > 1)
 		m->source.state = EXTENT_NATIVE;	/* cannot grow in place */
 	m->source.flags = (uint8_t)flags;

@@ -10,6 +10,7 @@
 
 #include "cowfork.h"
 #include "diff-state.h"
+#include "process.h"
 
 static int do_write(struct world *w, const struct op *op)
 {
@@ -85,6 +86,20 @@ static int do_stats(struct world *w, const struct op *op)
 	return -cow_stats(&stats);
 }
 
+/* As if forks had cost enough for anything: the next one refreshes, if it may, and
+ * collapses. */
+static int do_credit(struct world *w, const struct op *op)
+{
+	(void)op;
+	if (known_credit(w))
+		return SKIPPED;
+	process_lock();
+	process.life->meter.excess = process.life->meter.credit = (uint64_t)1 << 50;
+	process.life->meter.retry_at = 0;
+	process_unlock();
+	return 0;
+}
+
 static int do_unlockall(struct world *w, const struct op *op)
 {
 	(void)op;
@@ -109,6 +124,7 @@ static int (*const doers[OP_COUNT])(struct world *, const struct op *) = {
 	[OP_RESIDENT] = do_resident, [OP_SYSCALL] = do_syscall, [OP_FORK] = do_fork,
 	[OP_WAIT] = do_wait, [OP_EXEC] = do_exec, [OP_PREPARE] = do_prepare,
 	[OP_STATS] = do_stats, [OP_BAD] = do_bad, [OP_LEAVE] = do_leave,
+	[OP_CREDIT] = do_credit,
 };
 
 /* Which pages may be touched must not depend on the engine. */
@@ -153,6 +169,16 @@ static void step(struct world *w, int i)
 	*record = (struct record){ 2, result, w->fold };
 }
 
+static void count_forks(struct world *w)
+{
+	struct cow_stats stats = { .size = sizeof(stats) };
+
+	if (cow_stats(&stats) < 0)
+		return;
+	atomic_fetch_add(&w->out->forks, stats.forks);
+	atomic_fetch_add(&w->out->refreshed, stats.forks_refresh);
+}
+
 void process_run(struct world *w)
 {
 	uint64_t h = 0;
@@ -165,5 +191,6 @@ void process_run(struct world *w)
 		h = fold(h, slot_hash(&w->slot[i], 1));
 	if (!w->done)
 		wait = do_wait(w, NULL);
+	count_forks(w);
 	w->out->end[proc] = (struct record){ 2, wait, h };
 }

@@ -15,7 +15,8 @@
 static const struct shape {
 	const char *name, *field[FIELDS_MAX + 1];
 } shapes[OP_COUNT] = {
-	[OP_MAP]	= { "map", { "slot", "pages", "prot", "flags", "backing", "near" } },
+	[OP_MAP]	= { "map", { "slot", "pages", "prot", "flags", "backing",
+				     "near" } },
 	[OP_REGION]	= { "region", { "slot", "pages", "align" } },
 	[OP_DESTROY]	= { "destroy", { "slot" } },
 	[OP_WRITE]	= { "write", { "slot", "first", "count", "step", "value" } },
@@ -26,8 +27,8 @@ static const struct shape {
 	[OP_FIXED]	= { "fixed", { "slot", "first", "count", "prot", "flags",
 				       "backing" } },
 	[OP_HOLE]	= { "hole", { "slot", "first", "count", "what", "edge", "prot" } },
-	[OP_REMAP]	= { "remap", { "slot", "first", "count", "new", "how", "dest",
-				       "dfirst" } },
+	[OP_REMAP]	= { "remap", { "slot", "first", "count", "new", "how",
+				       "dest", "dfirst" } },
 	[OP_LOCK]	= { "lock", { "slot", "first", "count", "flags" } },
 	[OP_UNLOCK]	= { "unlock", { "slot", "first", "count" } },
 	[OP_LOCKALL]	= { "lockall", { "flags" } },
@@ -42,6 +43,7 @@ static const struct shape {
 	[OP_STATS]	= { "stats", { NULL } },
 	[OP_BAD]	= { "bad", { "slot", "what" } },
 	[OP_LEAVE]	= { "leave", { NULL } },
+	[OP_CREDIT]	= { "credit", { NULL } },
 };
 
 static const char *const huge_names[] = { "auto", "always", "never" };
@@ -148,8 +150,7 @@ static void print_comment(FILE *to, struct op *op)
 
 static int has_comment(struct op *op)
 {
-	return op_field(op, "prot") || op_field(op, "advice") ||
-	       (op_field(op, "how"));
+	return op_field(op, "prot") || op_field(op, "advice") || op_field(op, "how");
 }
 
 void op_print(FILE *to, const struct op *op)

@@ -146,7 +146,7 @@ static int view(struct move *m)
 
 	if (r.s->page[r.first].back == BACK_SHARED) {
 		r.count = m->pages;
-		if (r.first + r.count > m->from.first + m->from.count || !is_one_mapping(&r))
+		if (r.count > m->from.count || !is_one_mapping(&r))
 			return SKIPPED;
 	}
 	p = call(m, 0);

@@ -20,6 +20,7 @@
 #define TIMED_OUT (-2)
 
 volatile sig_atomic_t run_stopped;
+unsigned long long run_forks, run_refreshed;
 
 static struct transcript *out;	/* two: plain memory, store */
 static int status_of[2], time_limit;
@@ -167,6 +168,8 @@ enum verdict run_program(const struct program *p, int seconds)
 	status_of[0] = run_once(p, 0, COW_ENGINE_OFF);
 	if (!run_stopped)
 		status_of[1] = run_once(p, 1, COW_ENGINE_STORE);
+	run_forks += out[1].forks;
+	run_refreshed += out[1].refreshed;
 	if (run_stopped)
 		return VERDICT_STOPPED;
 	if (is_broken(p, &out[0], status_of[0]))

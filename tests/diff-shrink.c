@@ -81,7 +81,8 @@ static int drop_chunks(struct search *s, int size)
 {
 	int progress = 0;
 
-	for (int first = s->best->count - size; first > -size && !is_over(s); first -= size)
+	for (int first = s->best->count - size; first > -size && !is_over(s);
+	     first -= size)
 		if (first < s->best->count)
 			progress |= drop_chunk(s, first < 0 ? 0 : first,
 					       first < 0 ? size + first : size);

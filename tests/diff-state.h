@@ -8,6 +8,7 @@
 #ifndef COWFORK_DIFF_STATE_H
 #define COWFORK_DIFF_STATE_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -46,6 +47,7 @@ struct record {
 struct transcript {
 	struct record op[OPS_MAX];
 	struct record end[PROCS_MAX];
+	atomic_ullong forks, refreshed;	/* not compared */
 };
 
 #define SKIPPED (-1)		/* made no sense here */
@@ -116,6 +118,7 @@ int failed(const void *p);	/* the same for a mapping */
 /* What the library is known to do otherwise, and so is left out. diff-known.c */
 extern int diff_strict;		/* leave nothing out */
 int known_advice(const struct world *w, const struct range *r, int advice);
+int known_credit(const struct world *w);
 int known_remap(const struct world *w, const struct range *from, int pages, int how);
 
 /* The operations, one file a family. */
