@@ -285,6 +285,7 @@ int memory_empty(struct store *s, const struct extent *e, unsigned flags)
 	if (sys_failed(p))
 		return (int)p;
 	process_native(COW_REASON_CALL);
+	flags |= e->flags & (EXTENT_DONTFORK | EXTENT_DONTDUMP);
 	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot,
 		    flags | (s->inherited ? 0 : EXTENT_STALE));
 	s->stale = 1;
