@@ -87,10 +87,26 @@ static void complain(void *arg, enum cow_log_level level, const char *text)
 	*(int *)arg = 1;
 }
 
+/* The library knows nothing of this one: it is the runtime's. */
+static int log_level_is_wrong(void)
+{
+	static const char *const levels[] = { "", "1", "error", "warn", "info", "debug" };
+	const char *level = getenv("COWFORK_LOG");
+
+	if (!level)
+		return 0;
+	for (size_t i = 0; i < sizeof(levels) / sizeof(*levels); i++)
+		if (!strcmp(level, levels[i]))
+			return 0;
+	fprintf(stderr, "cowfork-run: COWFORK_LOG=%s is none of error, warn, info, "
+		"debug\n", level);
+	return 1;
+}
+
 static int options_are_wrong(void)
 {
 	struct cow_options opts = { .size = sizeof(opts) };
-	int wrong = 0;
+	int wrong = log_level_is_wrong();
 
 	cow_set_log(complain, &wrong);
 	if (cow_options_get(&opts) < 0)

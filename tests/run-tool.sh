@@ -108,6 +108,8 @@ expect 125 "COWFORK_ENGINE=nosuch is none of auto, store, off" "$run" --engine=n
 said 1 --engine=nosuch
 expect 125 "COWFORK_HUGE=nosuch is none of auto, always, never" "$run" --huge=nosuch true
 said 1 --huge=nosuch
+expect 125 "COWFORK_LOG=nosuch is none of error, warn, info, debug" "$run" --log=nosuch true
+said 1 --log=nosuch
 for options in --min-size=1 --min-size=4K --min-size=64m --min-size=1G --engine=auto \
 	--engine=store --engine=off --huge=auto --huge=always --huge=never --log=error; do
 	expect 0 "" "$run" $options true
