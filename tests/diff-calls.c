@@ -89,8 +89,6 @@ int do_advise(struct world *w, const struct op *op)
 	if (advice == 100 || advice == 101 || !range_of(w, op, &r) ||
 	    (advice == MADV_REMOVE && has_backing(&r, BACK_SHARED)))
 		return SKIPPED;
-	if (known_advice(w, &r, advice))
-		return SKIPPED;
 	ret = outcome(cow_madvise(r.at, r.len, advice));
 	after_advice(w, &r, advice, ret);
 	/* whether a huge page can be had hangs on addresses and free memory */

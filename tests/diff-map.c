@@ -105,7 +105,8 @@ int do_destroy(struct world *w, const struct op *op)
 	struct slot *s = slot_of(w, op->v[0]);
 	int ret;
 
-	if (!s->region)
+	/* without its first page it has no name: another may be there by now */
+	if (!s->region || s->at != s->region || !(s->page[0].flags & PAGE_REGION))
 		return SKIPPED;
 	/* what fork left out may be somebody else's by now */
 	for (int i = 0; i < s->pages; i++)

@@ -227,7 +227,7 @@ int do_remap(struct world *w, const struct op *op)
 	/* the kernel unlocks all of the mapping then, however little of it moves */
 	if (m.how & REMAP_DONTUNMAP && has_flag(&m.from, PAGE_LOCKED))
 		return SKIPPED;
-	if (!is_certain(&m) || known_remap(w, &m.from, m.pages, m.how))
+	if (!is_certain(&m) || known_remap(&m.from, m.how))
 		return SKIPPED;
 	m.flags = (m.how & REMAP_MAYMOVE ? MREMAP_MAYMOVE : 0) |
 		  (m.how & REMAP_FIXED ? MREMAP_FIXED : 0) |

@@ -117,9 +117,7 @@ int failed(const void *p);	/* the same for a mapping */
 
 /* What the library is known to do otherwise, and so is left out. diff-known.c */
 extern int diff_strict;		/* leave nothing out */
-int known_advice(const struct world *w, const struct range *r, int advice);
-int known_credit(const struct world *w);
-int known_remap(const struct world *w, const struct range *from, int pages, int how);
+int known_remap(const struct range *from, int how);
 
 /* The operations, one file a family. */
 int do_map(struct world *w, const struct op *op);	/* diff-map.c */
