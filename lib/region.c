@@ -24,7 +24,7 @@ struct region {
 
 static struct region *regions;	/* address space for all, mapped when needed */
 static size_t region_count;
-static _Atomic(uintptr_t) lowest = UINTPTR_MAX, highest;	/* ever */
+static _Atomic(uintptr_t) lowest = UINTPTR_MAX, highest; /* of plain ones, ever */
 
 static int make_table(void)
 {
@@ -60,10 +60,12 @@ static void insert(uintptr_t base, uintptr_t end, uintptr_t name)
 {
 	size_t i = position(base);
 
-	if (base < atomic_load(&lowest))
-		atomic_store(&lowest, base);
-	if (end > atomic_load(&highest))
-		atomic_store(&highest, end);
+	if (!process_store_at(base, 1)) {
+		if (base < atomic_load(&lowest))
+			atomic_store(&lowest, base);
+		if (end > atomic_load(&highest))
+			atomic_store(&highest, end);
+	}
 	memmove(&regions[i + 1], &regions[i], (region_count - i) * sizeof(*regions));
 	regions[i] = (struct region){ base, end, name };
 	region_count++;

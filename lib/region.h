@@ -12,7 +12,8 @@
 /* How many pieces of regions there are. */
 size_t region_total(void);
 
-/* Can there be part of a region in [start, end)? Takes no lock. */
+/* Can there be part of a region in [start, end), outside of windows? Takes no
+ * lock. */
 int region_near(uintptr_t start, uintptr_t end);
 
 /* The program unmapped [start, end). The process lock is held. */
