@@ -36,10 +36,12 @@ int cow_mlock2(const void *addr, size_t len, unsigned flags)
 	uintptr_t page = sys_page_size();
 	uintptr_t start = (uintptr_t)addr & ~(page - 1);
 	size_t rounded = sys_whole_pages(len + ((uintptr_t)addr - start));
+	int ret;
 
 	if (flags & ~(unsigned)MLOCK_ONFAULT || !call_in_window(start, rounded))
 		return call_result(sys_mlock2((uintptr_t)addr, len, flags));
-	return call_over_range(&call, start, rounded);
+	ret = sys_mlock2(0, 0, flags);	/* may it lock anything? */
+	return ret < 0 ? call_result(ret) : call_over_range(&call, start, rounded);
 }
 
 /* What the kernel asks before it looks at memory (mm/mlock.c). */
