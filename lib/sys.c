@@ -9,8 +9,10 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -202,6 +204,19 @@ long sys_getdents(int fd, void *buf, size_t len)
 int sys_close(int fd)
 {
 	return (int)CALL(SYS_close, fd);
+}
+
+int sys_peek(void *to, const void *from, size_t len)
+{
+	struct iovec local = { to, len }, remote = { (void *)(uintptr_t)from, len };
+	long n = CALL(SYS_process_vm_readv, sys_getpid(), &local, 1, &remote, 1, 0);
+
+	if (n == (long)len)
+		return 0;
+	if (n == -EFAULT || n >= 0)
+		return -EFAULT;
+	memcpy(to, from, len);	/* the kernel has no such call, or a filter refuses */
+	return 0;
 }
 
 int sys_alone_in_mm(void)

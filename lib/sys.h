@@ -47,6 +47,9 @@ long sys_write(int fd, const void *buf, size_t len);
 long sys_getdents(int fd, void *buf, size_t len);
 int sys_close(int fd);
 
+/* Copy what a caller points at, or -EFAULT where it points at nothing. */
+int sys_peek(void *to, const void *from, size_t len);
+
 /* Is no other task running in this address space, threads and CLONE_VM
  * helpers alike? unshare(CLONE_VM) changes nothing and succeeds only then
  * (kernel/fork.c, check_unshare_flags). */

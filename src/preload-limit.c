@@ -17,11 +17,15 @@
 #include "freeze.h"
 #include "preload.h"
 #include "process.h"
+#include "sys.h"
 
-static void make_room(pid_t pid, int resource, const struct rlimit64 *limit)
+static void make_room(pid_t pid, int resource, const struct rlimit64 *new)
 {
-	if (!limit || limit->rlim_cur == RLIM64_INFINITY || (pid && pid != getpid()) ||
-	    (resource != RLIMIT_AS && resource != RLIMIT_DATA) || process_borrowed())
+	struct rlimit64 limit;
+
+	if ((resource != RLIMIT_AS && resource != RLIMIT_DATA) || !new ||
+	    (pid && pid != getpid()) || process_borrowed() ||
+	    sys_peek(&limit, new, sizeof(limit)) < 0 || limit.rlim_cur == RLIM64_INFINITY)
 		return;
 	process_lock();
 	(void)freeze_retire();

@@ -140,9 +140,14 @@ INTERPOSED ssize_t process_madvise(int pidfd, const struct iovec *iov, size_t co
 		return syscall(SYS_process_madvise, pidfd, iov, count, advice, flags);
 	}
 	for (size_t i = 0; i < count; i++) {
-		if (cow_madvise(iov[i].iov_base, iov[i].iov_len, advice) < 0)
+		struct iovec v;
+		int ret = sys_peek(&v, &iov[i], sizeof(v));
+
+		if (ret < 0)
+			errno = -ret;
+		if (ret < 0 || cow_madvise(v.iov_base, v.iov_len, advice) < 0)
 			return done ? done : -1;
-		done += (ssize_t)iov[i].iov_len;
+		done += (ssize_t)v.iov_len;
 	}
 	return done;
 }
@@ -169,15 +174,14 @@ INTERPOSED int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
 /* A registration with a userfaultfd would be lost when memory is re-mapped. */
 INTERPOSED int ioctl(int fd, unsigned long request, ...)
 {
-	const struct uffdio_register *reg;
+	struct uffdio_register reg;
 	va_list args;
 	void *arg;
 
 	va_start(args, request);
 	arg = va_arg(args, void *);
 	va_end(args);
-	reg = arg;
-	if (request == UFFDIO_REGISTER && reg)
-		make_plain((uintptr_t)reg->range.start, reg->range.len);
+	if (request == UFFDIO_REGISTER && sys_peek(&reg, arg, sizeof(reg)) == 0)
+		make_plain((uintptr_t)reg.range.start, reg.range.len);
 	return (int)syscall(SYS_ioctl, fd, request, arg);
 }
