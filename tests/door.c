@@ -52,8 +52,10 @@ void door_order(enum door door, unsigned nth, enum how how)
 	order->nth = 0;
 	for (int i = 0; nth && i < DOOR_COUNT; i++)
 		order->calls[i] = 0;
-	if (nth)
-		order->failed = order->caller = 0;
+	if (nth) {
+		order->failed = 0;
+		order->caller = 0;
+	}
 	order->door = door;
 	order->how = how;
 	order->nth = nth;

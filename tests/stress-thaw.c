@@ -194,7 +194,7 @@ static int stress(double seconds)
 	struct cow_stats st = { .size = sizeof(st) };
 	double end = now() + seconds;
 	int bad = 0;
-	void *p;
+	void *p = NULL;
 
 	if (cow_options_set(&o) < 0 || cow_region_create(pages * PAGE, 0, &p) < 0)
 		die("region");
