@@ -201,6 +201,53 @@ START_TEST(child_starts_anew)
 }
 END_TEST
 
+/* --- maps and memory that the program needs itself ----------------------- */
+
+START_TEST(thousands_of_guards)
+{
+	const size_t step = 8 * PAGE, count = 12000;
+	char *p = map(NULL, count * step, RW, PLAIN);
+
+	fill(p, 7 * PAGE, 5);
+	for (size_t i = 0; i < count; i++)
+		ck_assert_int_eq(cow_mprotect(p + i * step + 7 * PAGE, PAGE, PROT_NONE), 0);
+	for (int i = 0; i < 2000; i++)
+		ck_assert_ptr_ne(mmap(NULL, PAGE, i % 2 ? PROT_READ : PROT_NONE, PLAIN,
+				      -1, 0), MAP_FAILED);
+	size_now = 7 * PAGE;
+	ck_assert_int_eq(in_child(is_filled_child, p), 0);
+}
+END_TEST
+
+START_TEST(many_purges)
+{
+	const size_t len = 17 * PAGE, count = 1800;
+	char *p = map(NULL, 2 * count * len, RW, PLAIN);
+
+	fill(p, 2 * count * len, 5);
+	ck_assert_int_eq(cow_prepare(), 0);
+	for (size_t i = 0; i < count; i++)
+		ck_assert_int_eq(cow_madvise(p + 2 * i * len, len, MADV_DONTNEED), 0);
+	ck_assert_uint_lt(stats().extents, 1200);
+	for (size_t i = 0; i < count; i++) {
+		ck_assert(is_zero(p + 2 * i * len, len));
+		ck_assert(is_page_filled(p, (2 * i + 1) * len / PAGE, 5));
+	}
+}
+END_TEST
+
+START_TEST(moved_holes_stay_holes)
+{
+	char *p = map(NULL, GIB, RW, PLAIN | MAP_NORESERVE), *q;
+
+	fill(p + 512 * MIB, MIB, 5);
+	q = cow_mremap(p, GIB, GIB, MREMAP_MAYMOVE | MREMAP_FIXED, FAR);
+	ck_assert_ptr_eq(q, FAR);
+	ck_assert(is_filled(q + 512 * MIB, MIB, 5));
+	ck_assert_int_lt(status_kib("VmRSS"), 256 * 1024);
+}
+END_TEST
+
 /* --- what stays native -------------------------------------------------- */
 
 static const struct { int prot, flags; } kinds[] = {
@@ -294,6 +341,9 @@ int main(void)
 	tcase_add_test(tc, hint_out_of_reach);
 	tcase_add_test(tc, small_ones_join);
 	tcase_add_test(tc, child_starts_anew);
+	tcase_add_test(tc, thousands_of_guards);
+	tcase_add_test(tc, many_purges);
+	tcase_add_test(tc, moved_holes_stay_holes);
 	tcase_add_loop_test(tc, other_kinds, 0, COUNT(kinds));
 	tcase_add_test(tc, guards);
 	tcase_add_test(tc, pinned_for_devices);
