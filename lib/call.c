@@ -106,7 +106,6 @@ int cow_munmap(void *addr, size_t len)
 {
 	const struct call call = { native_munmap, managed_munmap, 0, 0 };
 	uintptr_t start = (uintptr_t)addr;
-
 	size_t size = sys_whole_pages(len);
 
 	if (!call_is_proper(start, size) ||

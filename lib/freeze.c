@@ -148,27 +148,25 @@ int freeze_reserve(struct store *s, size_t more)
 	return ret;
 }
 
-typedef int step_fn(struct store *, uintptr_t, size_t, int);
+typedef int step_fn(struct store *, uintptr_t, size_t);
 
 /* One step over a range. Where the kernel has more than one map there it says
  * EFAULT (mremap takes one): then over its halves. */
-static int by_halves(step_fn *step, struct store *s, uintptr_t start, size_t len,
-		     int prot)
+static int by_halves(step_fn *step, struct store *s, uintptr_t start, size_t len)
 {
 	size_t half = len / 2 & ~(sys_page_size() - 1);
-	int ret = step(s, start, len, prot);
+	int ret = step(s, start, len);
 
 	if (ret != -EFAULT || !half)
 		return ret;
-	ret = by_halves(step, s, start, half, prot);
-	return ret ? ret : by_halves(step, s, start + half, len - half, prot);
+	ret = by_halves(step, s, start, half);
+	return ret ? ret : by_halves(step, s, start + half, len - half);
 }
 
-static int freeze_step(struct store *s, uintptr_t start, size_t len, int prot)
+static int freeze_step(struct store *s, uintptr_t start, size_t len)
 {
 	int ret = store_park(s, start, len);
 
-	(void)prot;
 	if (ret == 0)
 		extents_each(e, &s->extents, start, start + len)
 			extents_set(&s->extents, e.start, e.end, EXTENT_FROZEN,
@@ -183,11 +181,11 @@ int freeze_range(struct store *s, uintptr_t start, size_t len)
 	if (!store_may_move(s, len) || !store_have_room(s))
 		return -ENOMEM;
 	spare_release(&s->spare);
-	ret = freeze_step(s, start, len, 0);
+	ret = freeze_step(s, start, len);
 	if (ret != -EFAULT)
 		return ret;
 	extents_each(e, &s->extents, start, start + len) {
-		ret = by_halves(freeze_step, s, e.start, e.end - e.start, 0);
+		ret = by_halves(freeze_step, s, e.start, e.end - e.start);
 		if (ret < 0)
 			break;
 	}
@@ -314,8 +312,9 @@ static int copy_private_pages(struct store *s, uintptr_t start, size_t len, int 
 	return ret;
 }
 
-static int thaw_step(struct store *s, uintptr_t start, size_t len, int prot)
+static int thaw_step(struct store *s, uintptr_t start, size_t len)
 {
+	int prot = extents_piece(&s->extents, start, start + len).prot;
 	int ret = store_unpark(s, start, len, prot);
 
 	if (ret == 0)
@@ -362,7 +361,7 @@ static int thaw_part(struct store *s, uintptr_t start, uintptr_t end,
 	if (is_overlay(e))
 		return take_in(s, start, end, e->prot) == 0;
 	return copy_private_pages(s, start, len, e->prot) == 0 &&
-	       by_halves(thaw_step, s, start, len, e->prot) == 0;
+	       by_halves(thaw_step, s, start, len) == 0;
 }
 
 /* Memory can hold a stack of the program's making (coroutines), and ours now:

@@ -113,16 +113,12 @@ static int is_vacant(struct store *s, const struct request *r)
 
 static void yield_windows(const struct request *r)
 {
-	uintptr_t start = r->start, end = r->start + r->size;
+	uintptr_t to = r->start, end = r->start + r->size, from;
+	unsigned flags = belongs(r) ? 0 : EXTENT_PROGRAM;
 	struct store *s;
 
-	while (start < end && (s = process_store_at(start, end - start))) {
-		uintptr_t to = end < s->base + s->size ? end : s->base + s->size;
-
-		memory_yield(s, start > s->base ? start : s->base, to, r->prot,
-			     belongs(r) ? 0 : EXTENT_PROGRAM);
-		start = to;
-	}
+	while ((s = process_next_window(&to, end, &from)))
+		memory_yield(s, from, to, r->prot, flags);
 }
 
 /* MAP_FIXED. The process lock is held. */
@@ -208,13 +204,13 @@ static long map_near(struct request *r)
 	r->start &= ~(sys_page_size() - 1);
 	if (r->size && call_in_window(r->start, r->size))
 		ret = map_in_vacancy(r);
-	else if (belongs(r) && r->size >= options.min_size)
+	else if (r->size >= options.min_size && belongs(r))
 		ret = map_with_window(r);
 	if (!sys_failed(ret))
 		return ret;
 	ret = map_natively(r);
-	if (sys_failed(ret) || (uintptr_t)ret == r->start || !belongs(r) ||
-	    r->size < smallest()) {
+	if (sys_failed(ret) || (uintptr_t)ret == r->start || r->size < smallest() ||
+	    !belongs(r)) {
 		count_kind(r);
 		return ret;
 	}
@@ -236,11 +232,13 @@ static long map(struct request *r)
 							 : map_natively(r);
 	if (r->start)
 		return map_near(r);
+	if (r->size < smallest())	/* before belongs(), which asks the kernel */
+		return map_natively(r);
 	if (!belongs(r)) {
 		count_kind(r);
 		return map_natively(r);
 	}
-	at = r->size >= smallest() ? place(r) : 0;
+	at = place(r);
 	return at ? (long)at : map_natively(r);
 }
 

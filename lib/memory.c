@@ -25,6 +25,12 @@
 #define ZERO_BY_HAND ((size_t)64 << 10)
 #define PIECES_MANY 1024u
 
+/* May a descendant see the store's bytes there? */
+static int may_be_seen(const struct extent *e)
+{
+	return e->state == EXTENT_FROZEN || (e->flags & (EXTENT_STALE | EXTENT_PINNED));
+}
+
 static void note_owned(struct store *s, uintptr_t start, uintptr_t end, int prot)
 {
 	extents_set(&s->extents, start, end, EXTENT_OWNED, prot, 0);
@@ -32,7 +38,7 @@ static void note_owned(struct store *s, uintptr_t start, uintptr_t end, int prot
 	huge_restart(s);
 }
 
-static int commit(struct store *s, uintptr_t at, size_t size, int prot)
+int memory_commit(struct store *s, uintptr_t at, size_t size, int prot)
 {
 	if (!store_have_room(s) || freeze_reserve(s, 2) < 0 ||
 	    store_commit(s, at, size, prot) < 0)
@@ -47,7 +53,7 @@ static int place_in(struct store *s, size_t size, size_t align, int prot,
 		    uintptr_t *ret_addr)
 {
 	uintptr_t at = extents_fit(&s->extents, size, align);
-	int why = at ? commit(s, at, size, prot) : COW_REASON_ADDRESS;
+	int why = at ? memory_commit(s, at, size, prot) : COW_REASON_ADDRESS;
 
 	if (!why)
 		*ret_addr = at;
@@ -114,7 +120,7 @@ int memory_place_at(uintptr_t at, size_t size, int prot)
 
 	if (!why)
 		why = store_open_at(at, size, &s);
-	return why ? why : commit(s, at, size, prot);
+	return why ? why : memory_commit(s, at, size, prot);
 }
 
 /* --- renew -------------------------------------------------------------- */
@@ -122,8 +128,7 @@ int memory_place_at(uintptr_t at, size_t size, int prot)
 static int renew_piece(struct store *s, const struct extent *e, int prot)
 {
 	size_t len = e->end - e->start;
-	int seen = e->state == EXTENT_FROZEN ||
-		   (e->flags & (EXTENT_STALE | EXTENT_PINNED));
+	int seen = may_be_seen(e);
 	int ret = freeze_reserve(s, 2);
 
 	if (ret == 0 && (e->flags & EXTENT_FOREIGN || (seen && !lease_free(&s->lease))))
@@ -159,8 +164,7 @@ void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot,
 		  unsigned flags)
 {
 	extents_each(e, &s->extents, start, end) {
-		unsigned stale = e.state == EXTENT_FROZEN ||
-				 (e.flags & (EXTENT_STALE | EXTENT_PINNED));
+		int stale = may_be_seen(&e);
 
 		if (e.state == EXTENT_OWNED && !s->inherited)
 			stale |= store_punch(s, e.start, e.end - e.start) < 0;
@@ -206,8 +210,8 @@ static int give_up(struct store *s, const struct extent *e)
 
 static int unmap_other(struct store *s, const struct extent *e)
 {
-	unsigned stale = e->state == EXTENT_FROZEN ||
-			 (e->flags & (EXTENT_STALE | EXTENT_PINNED));
+	int stale = may_be_seen(e);
+
 	if (store_reserve(s, e->start, e->end - e->start) < 0)
 		return give_up(s, e);
 	extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0,
@@ -364,13 +368,12 @@ int memory_zero(struct store *s, uintptr_t start, uintptr_t end)
 
 /* A page of zeros is not written. Reading a hole would fill it, so the kernel is
  * asked what is in memory; with swap that tells nothing (mincore(2)). */
-static void copy_table(uintptr_t to, uintptr_t from, size_t len)
+static void copy_table(uintptr_t to, uintptr_t from, size_t len, int all)
 {
 	static const char zeros[4096];
 	unsigned char present[TABLE_SIZE / sizeof(zeros)];
-	int all = sys_has_swap() || sys_page_size() != sizeof(zeros) ||
-		  sys_mincore(from, len, present) < 0;
 
+	all = all || sys_mincore(from, len, present) < 0;
 	for (size_t at = 0; at < len; at += sizeof(zeros))
 		if ((all || present[at / sizeof(zeros)] & 1) &&
 		    memcmp((void *)(from + at), zeros, sizeof(zeros)))
@@ -379,11 +382,13 @@ static void copy_table(uintptr_t to, uintptr_t from, size_t len)
 
 void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int gone)
 {
+	int all = sys_has_swap() || sys_page_size() != 4096;
+
 	extents_each(e, &s->extents, from, from + len)
 		for (uintptr_t at = e.start; at < e.end; at += TABLE_SIZE) {
 			size_t n = e.end - at < TABLE_SIZE ? e.end - at : TABLE_SIZE;
 
-			copy_table(to + (at - from), at, n);
+			copy_table(to + (at - from), at, n, all);
 			if (gone && e.state == EXTENT_OWNED && !s->inherited)
 				(void)store_punch(s, at, n);
 		}

@@ -18,6 +18,10 @@ int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr);
 /* The same at an address where nothing is mapped, in a store made for it. */
 int memory_place_at(uintptr_t at, size_t size, int prot);
 
+/* Put memory where the window of a store of this process is FREE and clean. As
+ * memory_place(). */
+int memory_commit(struct store *s, uintptr_t at, size_t size, int prot);
+
 /* Zeros in the store for part of a window, whatever was there. -EAGAIN when
  * descendants look, a fork is under way, or the store is not ours: then parts may
  * be zeros already, and the caller maps something else there. Likewise. */

@@ -60,13 +60,9 @@ static int grow_in_place(const struct move *m)
 	    end + more < end || end + more > s->base + s->size)
 		return -ENOMEM;
 	next = extents_piece(&s->extents, end, s->base + s->size);
-	if (next.state != EXTENT_FREE || next.flags || next.end - next.start < more ||
-	    !store_have_room(s) || freeze_reserve(s, 2) < 0 ||
-	    store_commit(s, end, more, m->source.prot) < 0)
+	if (next.state != EXTENT_FREE || next.flags || next.end - next.start < more)
 		return -ENOMEM;
-	extents_set(&s->extents, end, end + more, EXTENT_OWNED, m->source.prot, 0);
-	s->owns = 1;
-	return 0;
+	return memory_commit(s, end, more, m->source.prot) ? -ENOMEM : 0;
 }
 
 /* Where the moved memory goes. Advice on it moves along. */
@@ -169,7 +165,7 @@ static long settle(const struct move *m, uintptr_t at)
 {
 	const int none = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED |
 			 MEMORY_NATIVE;
-	uintptr_t to = m->new_addr, end = to + m->new_len;
+	uintptr_t to = m->new_addr, end = to + m->new_len, from;
 	struct store *s;
 	long ret;
 
@@ -178,15 +174,10 @@ static long settle(const struct move *m, uintptr_t at)
 	if (cow_mmap((void *)to, m->new_len, PROT_NONE, none, -1, 0) == MAP_FAILED)
 		return -ENOMEM;
 	ret = sys_mremap(at, m->new_len, m->new_len, ONTO, to);
-	while (!sys_failed(ret) && m->s && to < end &&
-	       (s = process_store_at(to, end - to))) {
-		uintptr_t stop = end < s->base + s->size ? end : s->base + s->size;
-
+	while (!sys_failed(ret) && m->s && (s = process_next_window(&to, end, &from)))
 		if (store_have_room(s))
-			memory_yield(s, to > s->base ? to : s->base, stop,
-				     m->source.prot, m->source.flags & MOVES_ALONG);
-		to = stop;
-	}
+			memory_yield(s, from, to, m->source.prot,
+				     m->source.flags & MOVES_ALONG);
 	return ret;
 }
 

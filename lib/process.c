@@ -239,6 +239,17 @@ struct store *process_store_at(uintptr_t addr, size_t len)
 	return found;
 }
 
+struct store *process_next_window(uintptr_t *start, uintptr_t end, uintptr_t *ret_from)
+{
+	struct store *s = *start < end ? process_store_at(*start, end - *start) : NULL;
+
+	if (!s)
+		return NULL;
+	*ret_from = *start > s->base ? *start : s->base;
+	*start = end < s->base + s->size ? end : s->base + s->size;
+	return s;
+}
+
 void process_native(enum cow_reason reason)
 {
 	process.life->stats.native[reason]++;

@@ -99,6 +99,10 @@ int process_forking(void);
  * by address. Takes no lock: a store is never removed. */
 struct store *process_store_at(uintptr_t addr, size_t len);
 
+/* A walk over the windows in [*start, end): the next one, its part in *ret_from and
+ * *start, which moves to the part's end; NULL when there is none left. */
+struct store *process_next_window(uintptr_t *start, uintptr_t end, uintptr_t *ret_from);
+
 /* Walk the stores that this process made itself. */
 #define process_each_own(s)							\
 	for (unsigned s##_i = 0; s##_i < atomic_load(&process.store_count); s##_i++) \

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/sysmacros.h>
 
 #include "procfs.h"
@@ -274,4 +275,19 @@ int procfs_pins(void)
 		}
 	sys_close(dir);
 	return found;
+}
+
+int procfs_pid_of(int pidfd)
+{
+	char path[64];
+	struct reader r = { 0 };
+	int pid;
+
+	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", pidfd);
+	r.fd = sys_open(path, O_RDONLY);
+	if (r.fd < 0)
+		return r.fd;
+	pid = (int)field(&r, "\nPid:", 10);
+	sys_close(r.fd);
+	return pid;
 }

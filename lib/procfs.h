@@ -33,6 +33,9 @@ void procfs_dump_private(void);
  * memory: one with O_DIRECT, an io_uring with registered buffers? -errno. */
 int procfs_pins(void);
 
+/* The process that a pidfd stands for; 0 for another descriptor, -errno. */
+int procfs_pid_of(int pidfd);
+
 /* Call fn for each map in order of address; a result other than 0 ends the
  * walk and is returned. -errno when the file cannot be read. */
 int procfs_maps(procfs_map_fn *fn, void *arg);

@@ -6,7 +6,6 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#include <errno.h>
 #include <stdarg.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>

@@ -5,13 +5,9 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -22,6 +18,7 @@
 #include "memory.h"
 #include "preload.h"
 #include "process.h"
+#include "procfs.h"
 #include "sys.h"
 
 /* mman.h declares some of these with attributes of its own. */
@@ -88,20 +85,15 @@ INTERPOSED int munlockall(void)
 void preload_detach(void *addr, size_t len)
 {
 	uintptr_t page = sys_page_size();
-	uintptr_t start = (uintptr_t)addr & ~(page - 1);
+	uintptr_t start = (uintptr_t)addr & ~(page - 1), from;
 	uintptr_t end = start + sys_whole_pages((uintptr_t)addr - start + len);
 	struct store *s;
 
 	if (!len || end <= start || !process_store_at(start, end - start))
 		return;
 	process_lock();
-	while (start < end && (s = process_store_at(start, end - start))) {
-		uintptr_t stop = end < s->base + s->size ? end : s->base + s->size;
-
-		(void)memory_detach(s, start > s->base ? start : s->base, stop,
-				    COW_REASON_CALL);
-		start = stop;
-	}
+	while ((s = process_next_window(&start, end, &from)))
+		(void)memory_detach(s, from, start, COW_REASON_CALL);
 	process_unlock();
 }
 
@@ -109,22 +101,7 @@ void preload_detach(void *addr, size_t len)
  * below -9999 are the kernel's PIDFD_SELF and its kin (6.14). */
 static int is_self(int pidfd)
 {
-	char path[64], text[1024];
-	const char *pid;
-	ssize_t n;
-	int fd;
-
-	if (pidfd < 0)
-		return pidfd <= -10000;
-	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", pidfd);
-	fd = sys_open(path, O_RDONLY);
-	if (fd < 0)
-		return 0;
-	n = sys_read(fd, text, sizeof(text) - 1);
-	sys_close(fd);
-	text[n > 0 ? n : 0] = '\0';
-	pid = strstr(text, "\nPid:");
-	return pid && atoi(pid + 5) == (int)getpid();
+	return pidfd < 0 ? pidfd <= -10000 : procfs_pid_of(pidfd) == sys_getpid();
 }
 
 /* A vector without elements asks the kernel whether it would. */

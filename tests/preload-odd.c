@@ -3,6 +3,9 @@
  * and without it: `preload-odd NAME`. Each says in its comment what once went
  * wrong. A case returns 0, or complains; tests/preload-odd.sh runs them all.
  *
+ * Long, since each case is a short program of its own, and all share one table,
+ * one area and its patterns.
+ *
  *   preload-odd --list            the names
  *   preload-odd --list-native     ... of those that make sense without it too
  *

@@ -9,6 +9,8 @@
  * Areas that nobody ever changes lie among them. A child checks all of them,
  * scribbles on them and makes memory calls itself; the parent must not notice.
  *
+ * Long, since all scenarios share the slots, their marks and the child's checks.
+ *
  * It runs without the preload runtime too: what fails there is the test's fault.
  *
  * SPDX-License-Identifier: MIT
