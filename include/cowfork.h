@@ -52,6 +52,11 @@ enum cow_huge {
 	COW_HUGE_NEVER,		/* stay on base pages */
 };
 
+enum cow_thaw {
+	COW_THAW_AUTO,		/* a thread thaws beside the program's, see cow_thaw() */
+	COW_THAW_NEVER,		/* no thread of the library's, but for cow_thaw() */
+};
+
 /* Set `size` to sizeof(struct cow_options) before a call. */
 struct cow_options {
 	size_t size;		/* of this struct, in bytes */
@@ -59,12 +64,13 @@ struct cow_options {
 				 * store, bytes, >= 1; default 32 MiB */
 	enum cow_engine engine;	/* default COW_ENGINE_AUTO */
 	enum cow_huge huge;	/* default COW_HUGE_AUTO */
+	enum cow_thaw thaw;	/* default COW_THAW_AUTO */
 };
 
 /*
  * The options in force. The first use of the library reads them from the
  * environment: COWFORK_ENGINE=auto|store|off, COWFORK_MIN_SIZE=N[K|M|G],
- * COWFORK_HUGE=auto|always|never. A value that does not parse is reported
+ * COWFORK_HUGE=auto|always|never, COWFORK_THAW=auto|never. A value that does not parse is reported
  * through the log callback and the default holds.
  * -EINVAL: opts->size is smaller than sizeof(size_t).
  */
@@ -100,6 +106,26 @@ pid_t cow_fork(void) COW_MUST_CHECK;
  * -ENOMEM: no map or kernel memory left; memory is as right as before.
  */
 int cow_prepare(void) COW_MUST_CHECK;
+
+/*
+ * Thaw what is frozen, now, if no descendant looks at it any more: memory is held
+ * once again, and writes no longer copy. Not needed as a rule: a program with one
+ * thread thaws inside a fork when that pays; one with more threads does it after
+ * cow_fork() (or any fork under the preload runtime) when its descendants are gone
+ * and forks have been quiet for a while, in a thread of the library's own. That
+ * thread needs a userfaultfd(2) which sees faults of the kernel too: CAP_SYS_PTRACE,
+ * or vm.unprivileged_userfaultfd=1, or a right to open /dev/userfaultfd; it starts
+ * when there is work for it and ends when there is none.
+ *
+ * Returns when it is done: milliseconds for each GiB. Other threads go on meanwhile;
+ * one that touches a table (2 MiB) which is moved just then waits some 0.1 ms.
+ * 0 also when nothing was frozen.
+ * -EBUSY: a descendant looks. -EPERM: other threads run and there is no such
+ * userfaultfd, or mlockall(MCL_FUTURE) is in force. -EAGAIN: some memory stays
+ * frozen (pages pinned for a device, no map left), or no thread could be made.
+ * Not for signal handlers: it may make a thread.
+ */
+int cow_thaw(void) COW_MUST_CHECK;
 
 /*
  * For those who make children by clone(2) without CLONE_VM, or by _Fork(3):
@@ -179,7 +205,7 @@ int cow_munlockall(void) COW_MUST_CHECK;
 
 /* --- statistics --------------------------------------------------------- */
 
-/* Why memory is plain anonymous memory rather than in the store. */
+/* Why memory is plain anonymous memory rather than in the store, or stays frozen. */
 enum cow_reason {
 	COW_REASON_NONE,
 	COW_REASON_OFF,		/* engine off */
@@ -197,7 +223,10 @@ enum cow_reason {
 	COW_REASON_CALL,	/* a memory call that only plain memory can serve */
 	COW_REASON_FOREIGN,	/* another mapping was found where a region was */
 	COW_REASON_SANDBOX,	/* the program restricted its system calls */
-	COW_REASON_PINNED,	/* a descriptor that pins memory for devices is open */
+	COW_REASON_PINNED,	/* a descriptor that pins memory for devices is open,
+				 * or a page is pinned */
+	COW_REASON_UFFD,	/* no userfaultfd(2) that sees the kernel's faults */
+	COW_REASON_THREAD,	/* no thread can be made */
 	COW_REASON_COUNT,
 };
 
@@ -250,7 +279,13 @@ struct cow_stats {
 					 * have not exec'd; -1 cannot be told */
 
 	uint64_t native[COW_REASON_COUNT]; /* how often memory stayed or became
-					    * plain, by reason */
+					    * plain, or frozen, by reason */
+
+	uint64_t thaw_tables;		/* thawed beside living threads */
+	uint64_t thaw_hold_ns_max;	/* longest that one of them was held */
+	uint64_t frozen_reason;		/* enum cow_reason: what keeps memory frozen
+					 * that nobody looks at; COW_REASON_NONE:
+					 * nothing, it will thaw when that pays */
 };
 
 /*
@@ -271,6 +306,8 @@ struct cow_facilities {
 	int mlock;		/* one page may be locked */
 	int overcommit;		/* vm.overcommit_memory is not 2 */
 	int limits;		/* RLIMIT_AS, RLIMIT_DATA, RLIMIT_FSIZE unlimited */
+	int userfaultfd;	/* one that sees faults of the kernel too */
+	int io_uring;		/* io_uring_setup(2); else poll(2) */
 };
 
 /*

@@ -12,7 +12,8 @@
  * has reached what a cure costs, the cure is taken: a refresh (thaw and freeze
  * at once, page tables parked again) or collapsing tables. So a cure never
  * costs more than the evil has cost already, and the sum is at most twice the
- * best choice in hindsight (ski rental).
+ * best choice in hindsight (ski rental). In a program with threads the mover does
+ * what a refresh does (mover.c).
  *
  * SPDX-License-Identifier: MIT
  */
@@ -26,10 +27,12 @@
 #include "freeze.h"
 #include "huge.h"
 #include "log.h"
+#include "mover.h"
 #include "options.h"
 #include "process.h"
 #include "procfs.h"
 #include "sys.h"
+#include "thaw.h"
 
 /* First guesses, from measurements that cowfork-compare repeats. */
 #define REFRESH_NS_PER_TABLE 60000u	/* thaw, freeze, and faulting in again */
@@ -75,6 +78,11 @@ static uint64_t refresh_cost(void)
 	       pages * REFRESH_NS_PER_PAGE;
 }
 
+static void forget_costs(struct meter *m)
+{
+	m->excess = m->retry_at = m->last[0] = m->last[1] = 0;
+}
+
 /* -ENOMEM: what was thawed could not be frozen again, so no fork may follow. */
 static int refresh(struct meter *m)
 {
@@ -93,8 +101,21 @@ static int refresh(struct meter *m)
 	log_line(COW_LOG_INFO, "refresh: forks cost %llu us too much, it took %llu us",
 		 (unsigned long long)m->excess / 1000,
 		 (unsigned long long)(sys_now_ns() - start) / 1000);
-	m->excess = m->retry_at = m->last[0] = m->last[1] = 0;
+	forget_costs(m);
 	return 0;
+}
+
+int fork_thaw_pays(void)
+{
+	const struct meter *m = &process.life->meter;
+
+	return m->excess && m->excess >= refresh_cost();
+}
+
+void fork_thawed(void)
+{
+	forget_costs(&process.life->meter);
+	process.life->flat = 1;
 }
 
 static int maybe_refresh(struct meter *m)
@@ -178,6 +199,7 @@ static int enter(void)
 
 	if (!process_fork_begin())
 		return 0;
+	mover_tell();
 	ret = make_ready();
 	if (ret < 0)
 		return ret;
@@ -331,6 +353,15 @@ static void take_back(void)
 	errno = error;
 }
 
+/* Here all atfork handlers have run, and allocators have their locks back. */
+static void start_mover(void)
+{
+	int error = errno;
+
+	mover_start();
+	errno = error;
+}
+
 pid_t fork_by(pid_t (*libc_fork)(void))
 {
 	pid_t pid;
@@ -349,6 +380,8 @@ pid_t fork_by(pid_t (*libc_fork)(void))
 		errno = ENOMEM;
 		return -1;
 	}
+	if (pid > 0)
+		start_mover();
 	return pid;
 }
 

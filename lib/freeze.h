@@ -1,6 +1,7 @@
 /*
- * The transitions between OWNED and FROZEN of everything that this process has
- * in its own stores. The process lock is held by every caller.
+ * From OWNED to FROZEN, of everything that this process has in its own stores;
+ * and what was freed while descendants looked. The process lock is held by every
+ * caller.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -23,16 +24,12 @@ int freeze_range(struct store *s, uintptr_t start, size_t len);
  * is then kept until the process ends. */
 int freeze_retire(void);
 
-/* Thaw what is FROZEN. Only while alone in the address space and with no
- * living descendant. Extents that fail stay FROZEN; returns how many thawed. */
-int thaw_all(void);
-
-/* May thaw_all() be called now? */
-int thaw_allowed(void);
-
 /* Punch what was freed while descendants looked, if none does any more. Asks
  * the kernel at most every 50 ms. */
 void freeze_reap(void);
+
+/* The same at once, but no more than 64 MiB. 1 when something was punched. */
+int freeze_reap_some(void);
 
 /* Freeze for good and let go of the reserve, so that the program has the maps; no
  * memory enters a store any more. 0 or -ENOMEM. */

@@ -88,7 +88,7 @@ int cow_mlockall(int flags)
 {
 	int ret;
 
-	process_lock();
+	mover_lock_without();	/* it has a page that must stay missing */
 	ret = lock_all(flags);
 	process_unlock();
 	return call_result(ret);

@@ -21,10 +21,12 @@ struct cow_options options = {
 	.min_size = (size_t)32 << 20,
 	.engine = COW_ENGINE_AUTO,
 	.huge = COW_HUGE_AUTO,
+	.thaw = COW_THAW_AUTO,
 };
 
 static const char *const engine_names[] = { "auto", "store", "off" };
 static const char *const huge_names[] = { "auto", "always", "never" };
+static const char *const thaw_names[] = { "auto", "never" };
 
 static const char *variable(const char *name)
 {
@@ -81,8 +83,9 @@ static int read_choice(const char *name, const char *const *names, int count,
 	for (int i = 0; i < count; i++)
 		if (!strcmp(text, names[i]))
 			return i;
-	log_line(COW_LOG_WARN, "%s=%.40s is none of %s, %s, %s: using %s", name,
-		 text, names[0], names[1], names[2], names[value]);
+	log_line(COW_LOG_WARN, "%s=%.40s is none of %s, %s%s%s: using %s", name,
+		 text, names[0], names[1], count > 2 ? ", " : "",
+		 count > 2 ? names[2] : "", names[value]);
 	return value;
 }
 
@@ -97,6 +100,8 @@ int options_read_environment(void)
 				engine_names, 3, (int)options.engine);
 	options.huge = (enum cow_huge)read_choice("COWFORK_HUGE", huge_names, 3,
 				(int)options.huge);
+	options.thaw = (enum cow_thaw)read_choice("COWFORK_THAW", thaw_names, 2,
+				(int)options.thaw);
 	return 1;
 }
 
@@ -119,7 +124,8 @@ int cow_options_set(const struct cow_options *opts)
 {
 	if (opts->size != sizeof(*opts) || !opts->min_size ||
 	    opts->min_size > SIZE_MAX / 2 || (unsigned)opts->engine > COW_ENGINE_OFF ||
-	    (unsigned)opts->huge > COW_HUGE_NEVER)
+	    (unsigned)opts->huge > COW_HUGE_NEVER ||
+	    (unsigned)opts->thaw > COW_THAW_NEVER)
 		return -EINVAL;
 	process_lock();
 	options = *opts;

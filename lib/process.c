@@ -41,6 +41,11 @@ int process_forking(void)
 	return atomic_load(&process.life->forking) != 0;
 }
 
+int process_waited_for(void)
+{
+	return atomic_load(&process.life->waiting) != 0;
+}
+
 int process_borrowed(void)
 {
 	return process.life->pid && process.life->pid != sys_getpid();
@@ -152,7 +157,10 @@ void process_lock_bare(void)
 	if (approach())
 		return;
 	sys_block_signals(&before);
+	/* no trylock before it: this is where a sanitizer that interposes it begins */
+	atomic_fetch_add(&process.life->waiting, 1);
 	pthread_mutex_lock(&process.life->mutex);
+	atomic_fetch_sub(&process.life->waiting, 1);
 	locked(before);
 }
 
@@ -164,17 +172,20 @@ void process_lock(void)
 
 int process_lock_unless_forking(void)
 {
+	int held;
 	uint64_t before;
 
 	if (approach())
 		return 1;
 	sys_block_signals(&before);
-	while (pthread_mutex_trylock(&process.life->mutex)) {
-		if (process_forking()) {
-			sys_restore_signals(&before);
-			return 0;
-		}
+	atomic_fetch_add(&process.life->waiting, 1);
+	while ((held = !pthread_mutex_trylock(&process.life->mutex)) == 0 &&
+	       !process_forking())
 		sched_yield();
+	atomic_fetch_sub(&process.life->waiting, 1);
+	if (!held) {
+		sys_restore_signals(&before);
+		return 0;
 	}
 	locked(before);
 	read_options();

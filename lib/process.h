@@ -21,6 +21,7 @@
 #include <stdatomic.h>
 
 #include "cowfork.h"
+#include "mover.h"
 #include "store.h"
 
 #define PROCESS_STORES 64	/* own stores and those of ancestors */
@@ -34,6 +35,7 @@ struct life {
 	_Atomic(uintptr_t) owner;	/* thread that holds it, 0 for none */
 	unsigned depth;			/* its nested locks */
 	atomic_uint forking;		/* its nested forks */
+	atomic_uint waiting;		/* threads that wait for it */
 	uint64_t signals;		/* its signal mask before */
 	struct cow_stats stats;		/* counters only; see cow_stats() */
 	struct meter {			/* see fork.c; times in ns */
@@ -54,6 +56,7 @@ struct life {
 	uint64_t reaped;		/* when freeze_reap() last asked */
 	uint64_t pins_next;		/* when pinned() looks again, and what it saw */
 	int pins;
+	struct mover mover;
 };
 
 struct process {
@@ -79,6 +82,9 @@ void process_lock_bare(void);
 /* Lock, unless another thread is inside a fork: 0 then. For calls that can do
  * without: their thread may hold what a later atfork handler waits for. */
 int process_lock_unless_forking(void);
+
+/* Does another thread wait for the lock? */
+int process_waited_for(void);
 
 /* Does the memory belong to another process, which waits for this vfork child? */
 int process_borrowed(void);

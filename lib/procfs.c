@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/sysmacros.h>
 
+#include "compat.h"
 #include "procfs.h"
 #include "sys.h"
 
@@ -99,6 +101,53 @@ int procfs_maps(procfs_map_fn *fn, void *arg)
 	return ret;
 }
 
+/* Asking for one map is a hundredth of reading them all (Linux 6.11). */
+static int query(int fd, uintptr_t addr, struct procfs_map *ret_map)
+{
+	struct procmap_query q = { .size = sizeof(q), .query_addr = addr };
+	int ret = sys_ioctl(fd, PROCMAP_QUERY, &q);
+
+	if (ret < 0)
+		return ret;
+	*ret_map = (struct procfs_map){
+		.start = (uintptr_t)q.vma_start, .end = (uintptr_t)q.vma_end,
+		.offset = q.vma_offset, .dev = makedev(q.dev_major, q.dev_minor),
+		.ino = (ino_t)q.inode, .shared = (q.vma_flags & PROCMAP_QUERY_VMA_SHARED) != 0,
+	};
+	return 0;
+}
+
+struct search {
+	uintptr_t addr;
+	struct procfs_map *ret_map;
+};
+
+static int is_there(void *arg, const struct procfs_map *m)
+{
+	struct search *s = arg;
+
+	if (s->addr < m->start || s->addr >= m->end)
+		return 0;
+	*s->ret_map = *m;
+	return 1;
+}
+
+int procfs_map_at(uintptr_t addr, struct procfs_map *ret_map)
+{
+	struct search s = { addr, ret_map };
+	int fd = sys_open("/proc/thread-self/maps", O_RDONLY);
+	int ret;
+
+	if (fd < 0)
+		return fd == -ENOENT ? -EACCES : fd;
+	ret = query(fd, addr, ret_map);
+	sys_close(fd);
+	if (ret == 0 || ret == -ENOENT)
+		return ret;
+	ret = procfs_maps(is_there, &s);
+	return ret == 0 ? -ENOENT : ret < 0 ? ret : 0;
+}
+
 long procfs_anonymous_pages(void)
 {
 	struct reader r = { .fd = sys_open("/proc/thread-self/statm", O_RDONLY) };
@@ -156,7 +205,14 @@ static int is_private(uint64_t entry)
 	return (entry & PM_SWAP) || ((entry & PM_PRESENT) && !(entry & PM_FILE));
 }
 
-int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
+static int is_unshared(uint64_t entry)
+{
+	return (entry & PM_PRESENT) && !(entry & PM_FILE) && (entry & PM_EXCLUSIVE);
+}
+
+/* Call fn for each run of pages whose entry passes the test. */
+static int each_run(uintptr_t start, size_t len, int (*test)(uint64_t entry),
+		    procfs_run_fn *fn, void *arg)
 {
 	size_t page = sys_page_size();
 	uintptr_t end = start + len, run = 0;
@@ -177,7 +233,7 @@ int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 			break;
 		}
 		for (size_t i = 0; !ret && i < want; i++, at += page) {
-			if (is_private(entries[i])) {
+			if (test(entries[i])) {
 				run = run ? run : at;
 			} else if (run) {
 				ret = fn(arg, run, at - run);
@@ -189,6 +245,24 @@ int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 		ret = fn(arg, run, end - run);
 	sys_close(fd);
 	return ret;
+}
+
+int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
+{
+	return each_run(start, len, is_private, fn, arg);
+}
+
+static int found_one(void *arg, uintptr_t start, size_t len)
+{
+	(void)arg;
+	(void)start;
+	(void)len;
+	return 1;
+}
+
+int procfs_unshared(uintptr_t start, size_t len)
+{
+	return each_run(start, len, is_unshared, found_one, NULL);
 }
 
 /* --- core files --------------------------------------------------------- */
@@ -257,12 +331,15 @@ static int pins(int dir, const char *name)
 	return found;
 }
 
-int procfs_pins(void)
+typedef int descriptor_test(int dir, const char *name);
+
+/* Is there one in this directory for which the test says 1? -errno. */
+static int any_descriptor(const char *path, descriptor_test *test)
 {
-	int dir = sys_open("/proc/thread-self/fdinfo", O_RDONLY | O_DIRECTORY);
+	int dir = sys_open(path, O_RDONLY | O_DIRECTORY);
 	_Alignas(struct entry) char buf[2048];
 	int found = 0;
-	long n;
+	long n = 0;
 
 	if (dir < 0)
 		return dir;
@@ -270,11 +347,54 @@ int procfs_pins(void)
 		for (long at = 0; !found && at < n;) {
 			struct entry *e = (struct entry *)(buf + at);
 
-			found = e->name[0] != '.' && pins(dir, e->name);
+			found = e->name[0] != '.' && test(dir, e->name);
 			at += e->size;
 		}
 	sys_close(dir);
-	return found;
+	return n < 0 ? (int)n : found;
+}
+
+int procfs_pins(void)
+{
+	return any_descriptor("/proc/thread-self/fdinfo", pins);
+}
+
+static int begins_with(const char *text, const char *const *list)
+{
+	for (; *list; list++)
+		if (!strncmp(text, *list, strlen(*list)))
+			return 1;
+	return 0;
+}
+
+/* By the name alone: nothing that is asked here goes to a file system. */
+static int may_pin(int dir, const char *name)
+{
+	static const char *const suspects[] = {
+		"/dev/", "/dmabuf", "anon_inode:[io_uring]", "anon_inode:[vfio",
+		"anon_inode:dmabuf", NULL,
+	};
+	static const char *const harmless[] = {
+		"/dev/console", "/dev/full", "/dev/null", "/dev/ptmx", "/dev/pts/",
+		"/dev/random", "/dev/shm/", "/dev/tty", "/dev/urandom", "/dev/zero", NULL,
+	};
+	char link[64] = "";
+	long n = sys_readlink_at(dir, name, link, sizeof(link) - 1);
+
+	return n > 0 && begins_with(link, suspects) && !begins_with(link, harmless);
+}
+
+int procfs_may_pin(int tid)
+{
+	char path[64];
+	int ret;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/fd", tid);
+	ret = any_descriptor(path, may_pin);
+	if (ret)
+		return 1;
+	snprintf(path, sizeof(path), "/proc/self/task/%d/fdinfo", tid);
+	return any_descriptor(path, pins) != 0;
 }
 
 int procfs_pid_of(int pidfd)

@@ -33,6 +33,11 @@ void procfs_dump_private(void);
  * memory: one with O_DIRECT, an io_uring with registered buffers? -errno. */
 int procfs_pins(void);
 
+/* Might this thread's process have memory pinned through a descriptor: besides those
+ * above an io_uring of any kind, or a device that is no terminal or memory device?
+ * 0 only when it has none for sure. */
+int procfs_may_pin(int tid);
+
 /* The process that a pidfd stands for; 0 for another descriptor, -errno. */
 int procfs_pid_of(int pidfd);
 
@@ -40,8 +45,14 @@ int procfs_pid_of(int pidfd);
  * walk and is returned. -errno when the file cannot be read. */
 int procfs_maps(procfs_map_fn *fn, void *arg);
 
+/* The map that holds addr. -ENOENT when there is none, -errno. */
+int procfs_map_at(uintptr_t addr, struct procfs_map *ret_map);
+
 /* Is the page at addr present and mapped by this process alone? 1, 0, -errno. */
 int procfs_exclusive(uintptr_t addr);
+
+/* Is a page of [start, start + len) private and mapped by this process alone? */
+int procfs_unshared(uintptr_t start, size_t len);
 
 /* Anonymous pages in memory, -errno. */
 long procfs_anonymous_pages(void);

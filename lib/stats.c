@@ -7,8 +7,10 @@
 #include <string.h>
 
 #include "memory.h"
+#include "options.h"
 #include "process.h"
 #include "region.h"
+#include "thaw.h"
 
 static void add_extent(const struct store *s, const struct extent *e,
 		       struct cow_stats *st)
@@ -51,6 +53,21 @@ static void add_store(const struct store *s, struct cow_stats *st)
 		st->generation_live = living;
 }
 
+/* A program with one thread thaws inside a fork. */
+static enum cow_reason frozen_reason(void)
+{
+	const struct mover *m = &process.life->mover;
+	int refused = atomic_load(&m->refused);
+
+	if (!thaw_pending())
+		return COW_REASON_NONE;
+	if (options.thaw == COW_THAW_NEVER)
+		return COW_REASON_OFF;
+	if (process.lock_future)
+		return COW_REASON_LOCKED;
+	return (enum cow_reason)(refused ? refused : m->kept_why);
+}
+
 int cow_stats(struct cow_stats *stats)
 {
 	struct cow_stats st;
@@ -61,7 +78,9 @@ int cow_stats(struct cow_stats *stats)
 	if (n > sizeof(st))
 		n = sizeof(st);
 	process_lock();
+	mover_tell();
 	st = process.life->stats;
+	st.frozen_reason = frozen_reason();
 	st.regions = region_total();
 	for (unsigned i = 0; i < atomic_load(&process.store_count); i++)
 		add_store(process.stores[i], &st);

@@ -456,6 +456,18 @@ void store_retire(struct store *s)
 	s->inherited = 1;
 }
 
+int store_by_halves(store_step *step, struct store *s, uintptr_t start, size_t len,
+		    void *arg)
+{
+	size_t half = len / 2 & ~(sys_page_size() - 1);
+	int ret = step(s, start, len, arg);
+
+	if (ret != -EFAULT || !half)
+		return ret;
+	ret = store_by_halves(step, s, start, half, arg);
+	return ret ? ret : store_by_halves(step, s, start + half, len - half, arg);
+}
+
 /* --- single steps ------------------------------------------------------- */
 
 int store_commit(struct store *s, uintptr_t start, size_t len, int prot)

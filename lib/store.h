@@ -94,6 +94,12 @@ int store_punch(struct store *s, uintptr_t start, size_t len);
 int store_park(struct store *s, uintptr_t start, size_t len);
 int store_unpark(struct store *s, uintptr_t start, size_t len, int prot);
 
+/* One step over a range. Where the kernel has more than one map there it says
+ * EFAULT (mremap(2) takes one): then over its halves. */
+typedef int store_step(struct store *s, uintptr_t start, size_t len, void *arg);
+int store_by_halves(store_step *step, struct store *s, uintptr_t start, size_t len,
+		    void *arg);
+
 /* Does the address space limit allow to move len bytes now? A limit set since
  * the store was made is met by giving up unused address space first. Asked
  * ahead because mremap(2) unmaps its target before it looks at the limit. */

@@ -7,12 +7,15 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -206,6 +209,37 @@ int sys_close(int fd)
 	return (int)CALL(SYS_close, fd);
 }
 
+int sys_close_range(unsigned first, unsigned last, unsigned flags)
+{
+	return (int)CALL(SYS_close_range, first, last, flags);
+}
+
+int sys_ioctl(int fd, unsigned long request, void *arg)
+{
+	return (int)CALL(SYS_ioctl, fd, request, arg);
+}
+
+int sys_userfaultfd(int flags)
+{
+	return (int)CALL(SYS_userfaultfd, flags);
+}
+
+long sys_readlink_at(int dir, const char *name, char *buf, size_t len)
+{
+	return CALL(SYS_readlinkat, dir, name, buf, len);
+}
+
+int sys_poll_in(int fd, uint64_t timeout_ns)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	struct timespec ts = {
+		.tv_sec = (time_t)(timeout_ns / 1000000000u),
+		.tv_nsec = (long)(timeout_ns % 1000000000u),
+	};
+
+	return (int)CALL(SYS_ppoll, &p, 1, &ts, NULL, 0);
+}
+
 int sys_peek(void *to, const void *from, size_t len)
 {
 	struct iovec local = { to, len }, remote = { (void *)(uintptr_t)from, len };
@@ -222,6 +256,45 @@ int sys_peek(void *to, const void *from, size_t len)
 int sys_alone_in_mm(void)
 {
 	return CALL(SYS_unshare, CLONE_VM) == 0;
+}
+
+int sys_gettid(void)
+{
+	return (int)CALL(SYS_gettid, 0);
+}
+
+void sys_name_thread(const char *name)
+{
+	CALL(SYS_prctl, PR_SET_NAME, name);
+}
+
+static _Noreturn void wait_for_the_end(int parent)
+{
+	CALL(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+	while ((int)CALL(SYS_getppid, 0) == parent)
+		CALL(SYS_ppoll, NULL, 0, NULL, NULL, 0);
+	CALL(SYS_exit_group, 0);
+	__builtin_unreachable();
+}
+
+int sys_probe_start(void)
+{
+	int self = sys_getpid(), pid;
+	uint64_t before;
+
+	sys_block_signals(&before);
+	pid = (int)CALL(SYS_clone, 0, 0, 0, 0, 0);
+	if (pid == 0)
+		wait_for_the_end(self);
+	sys_restore_signals(&before);
+	return pid;
+}
+
+void sys_probe_end(int pid)
+{
+	CALL(SYS_kill, pid, SIGKILL);
+	while (CALL(SYS_wait4, pid, NULL, __WALL, NULL) == -EINTR)
+		;
 }
 
 void sys_block_signals(uint64_t *ret_old)

@@ -46,6 +46,13 @@ long sys_read(int fd, void *buf, size_t len);
 long sys_write(int fd, const void *buf, size_t len);
 long sys_getdents(int fd, void *buf, size_t len);
 int sys_close(int fd);
+int sys_close_range(unsigned first, unsigned last, unsigned flags);
+int sys_ioctl(int fd, unsigned long request, void *arg);
+int sys_userfaultfd(int flags);
+long sys_readlink_at(int dir, const char *name, char *buf, size_t len);
+
+/* 1 when fd is readable, 0 when the time has passed. */
+int sys_poll_in(int fd, uint64_t timeout_ns);
 
 /* Copy what a caller points at, or -EFAULT where it points at nothing. */
 int sys_peek(void *to, const void *from, size_t len);
@@ -54,6 +61,14 @@ int sys_peek(void *to, const void *from, size_t len);
  * helpers alike? unshare(CLONE_VM) changes nothing and succeeds only then
  * (kernel/fork.c, check_unshare_flags). */
 int sys_alone_in_mm(void);
+
+int sys_gettid(void);
+void sys_name_thread(const char *name);
+
+/* A child of the kernel's alone: no handler runs in it, it sends no signal when it
+ * ends, and does nothing until then. Its pid or -errno. */
+int sys_probe_start(void);
+void sys_probe_end(int pid);
 
 /* Block every signal, those that glibc keeps for itself included; undo. */
 void sys_block_signals(uint64_t *ret_old);

@@ -38,7 +38,11 @@ const char *cow_reason_string(enum cow_reason reason)
 		[COW_REASON_CALL] = "a memory call that only plain memory can serve",
 		[COW_REASON_FOREIGN] = "another mapping was found where a region was",
 		[COW_REASON_SANDBOX] = "the program restricted its system calls",
-		[COW_REASON_PINNED] = "a descriptor that pins memory for devices is open",
+		[COW_REASON_PINNED] = "memory may be pinned for devices",
+		[COW_REASON_UFFD] = "no userfaultfd(2) that sees the kernel's faults "
+				    "(CAP_SYS_PTRACE, vm.unprivileged_userfaultfd, "
+				    "/dev/userfaultfd)",
+		[COW_REASON_THREAD] = "no thread can be made",
 	};
 
 	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";

@@ -43,6 +43,11 @@ static const struct line lines[] = {
 	  "changed pages cannot be found: as above" },
 	{ FIELD(maps), "/proc/self/maps", 0,
 	  "raw system calls on regions go unnoticed" },
+	{ FIELD(userfaultfd), "userfaultfd(2) for faults of the kernel too", 0,
+	  "programs with threads stay frozen once they have forked; root has it, others "
+	  "by a right to open /dev/userfaultfd (Linux 6.1) or by "
+	  "vm.unprivileged_userfaultfd=1" },
+	{ FIELD(io_uring), "io_uring_setup(2)", 0, "the mover waits by poll(2)" },
 };
 
 int explain_machine(void)

@@ -117,7 +117,8 @@ static void report_text(const struct cow_stats *s)
 	X(freezes) X(freeze_ns_total) X(freeze_ns_last) X(thaws) X(thaw_ns_total) \
 	X(regions) X(bytes_owned) X(bytes_frozen) X(bytes_inherited) \
 	X(bytes_native) X(bytes_deferred) X(bytes_reserved) X(extents) X(tables) \
-	X(tables_huge) X(collapse_ns_total) X(generation) X(generation_forks)
+	X(tables_huge) X(collapse_ns_total) X(generation) X(generation_forks) \
+	X(thaw_tables) X(thaw_hold_ns_max)
 
 /* Flat numbers and fixed sentences: nothing here needs escaping. */
 static void report_json(int fd, const struct cow_stats *s)
@@ -128,8 +129,9 @@ static void report_json(int fd, const struct cow_stats *s)
 #define NUMBER(name) dprintf(fd, ", \"" #name "\": %llu", (unsigned long long)s->name);
 	NUMBERS(NUMBER)
 #undef NUMBER
-	dprintf(fd, ", \"generation_live\": %lld, \"native\": {",
-		(long long)s->generation_live);
+	dprintf(fd, ", \"generation_live\": %lld, \"frozen_reason\": \"%s\", "
+		"\"native\": {", (long long)s->generation_live,
+		s->frozen_reason ? cow_reason_string((enum cow_reason)s->frozen_reason) : "");
 	for (int i = 1; i < COW_REASON_COUNT; i++) {
 		if (!s->native[i])
 			continue;

@@ -23,7 +23,8 @@
 
 const char *argp_program_version = "cowfork-run " COW_VERSION;
 
-enum { OPT_STATS = 256, OPT_EXPLAIN, OPT_MIN_SIZE, OPT_ENGINE, OPT_HUGE, OPT_LOG };
+enum { OPT_STATS = 256, OPT_EXPLAIN, OPT_MIN_SIZE, OPT_ENGINE, OPT_HUGE, OPT_THAW,
+       OPT_LOG };
 
 static const struct argp_option options[] = {
 	{ "stats", OPT_STATS, "FILE", OPTION_ARG_OPTIONAL,
@@ -36,6 +37,8 @@ static const struct argp_option options[] = {
 	{ "engine", OPT_ENGINE, "ENGINE", 0, "auto (default), store or off", 0 },
 	{ "huge", OPT_HUGE, "MODE", 0,
 	  "Huge pages: auto (default), always or never", 0 },
+	{ "thaw", OPT_THAW, "MODE", 0,
+	  "Thaw beside running threads: auto (default) or never", 0 },
 	{ "log", OPT_LOG, "LEVEL", OPTION_ARG_OPTIONAL,
 	  "Log to standard error: error, warn, info (default) or debug", 0 },
 	{ NULL, 0, NULL, 0, NULL, 0 },
@@ -56,6 +59,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPT_MIN_SIZE: setenv("COWFORK_MIN_SIZE", arg, 1); break;
 	case OPT_ENGINE: setenv("COWFORK_ENGINE", arg, 1); break;
 	case OPT_HUGE: setenv("COWFORK_HUGE", arg, 1); break;
+	case OPT_THAW: setenv("COWFORK_THAW", arg, 1); break;
 	case OPT_LOG: setenv("COWFORK_LOG", arg ? arg : "info", 1); break;
 	case ARGP_KEY_ARG:
 		run->program = &state->argv[state->next - 1];

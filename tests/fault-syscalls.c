@@ -24,9 +24,9 @@
 #include <unistd.h>
 
 #include "compat.h"
-#include "freeze.h"
 #include "process.h"
 #include "support.h"
+#include "thaw.h"
 
 #define PAGES 1300u
 #define SIZE (PAGES * PAGE)
@@ -311,7 +311,7 @@ static int become(enum who who)
 static int play(void *arg)
 {
 	const struct scene *s = arg;
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_ALWAYS };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_ALWAYS, COW_THAW_AUTO };
 
 	NEED(become(s->who) == 0);
 	NEED(cow_options_set(&o) == 0);

@@ -14,11 +14,11 @@
 #include <unistd.h>
 
 #include "compat.h"
-#include "freeze.h"
 #include "lease.h"
 #include "life.h"
 #include "process.h"
 #include "support.h"
+#include "thaw.h"
 
 #define PAGES 1300u		/* two tables and a bit */
 #define SIZE (PAGES * PAGE)
@@ -300,7 +300,7 @@ static int one_year(unsigned year)
 
 int life(void)
 {
-	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER };
+	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO };
 	struct cow_facilities f = { .size = sizeof(f) };
 
 	alarm(20);

@@ -22,9 +22,9 @@
 #include <unistd.h>
 
 #include "compat.h"
-#include "freeze.h"
 #include "process.h"
 #include "support.h"
+#include "thaw.h"
 
 #define PAGES 1300u		/* two tables and a part */
 #define SPOT (2 * PAGES)	/* where "move" goes */
@@ -345,7 +345,7 @@ static int thaw(void)
 
 static void make_area(enum kind kind)
 {
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO };
 
 	ck_assert_int_eq(cow_options_set(&o), 0);
 	foreign = memfd_create("program", MFD_CLOEXEC);

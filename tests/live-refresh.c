@@ -44,7 +44,7 @@ static int is_special(size_t page)
 
 static void set_huge(enum cow_huge huge)
 {
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, huge };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, huge, COW_THAW_AUTO };
 
 	ck_assert_int_eq(cow_options_set(&o), 0);
 }
@@ -300,8 +300,14 @@ static void *hold_on(void *arg)
 	return arg;
 }
 
+/* Beside which the mover would thaw. */
 static void thread_lives(void)
 {
+	struct cow_options o = { .size = sizeof(o) };
+
+	ck_assert_int_eq(cow_options_get(&o), 0);
+	o.thaw = COW_THAW_NEVER;
+	ck_assert_int_eq(cow_options_set(&o), 0);
 	pthread_mutex_lock(&held);
 	ck_assert_int_eq(pthread_create(&thread, NULL, hold_on, NULL), 0);
 }

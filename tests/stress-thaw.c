@@ -190,7 +190,7 @@ static double now(void)
 static int stress(double seconds)
 {
 	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE,
-				       (enum cow_huge)draw(3) };
+				       (enum cow_huge)draw(3), COW_THAW_AUTO };
 	struct cow_stats st = { .size = sizeof(st) };
 	double end = now() + seconds;
 	int bad = 0;

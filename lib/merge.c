@@ -1,0 +1,65 @@
+/*
+ * A page is copied unless it is (present and the file's) or nothing at all: what
+ * is in swap or under migration counts as private (procfs.c). The copy goes through
+ * the shadow, whose protection is nobody else's business.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "merge.h"
+#include "procfs.h"
+#include "sys.h"
+
+struct merge {
+	uintptr_t to, from;	/* the same byte, in the shadow and where it is */
+	int sparse;		/* pages of zeros are not copied */
+};
+
+int merge_is_overlay(const struct extent *e)
+{
+	return e->state == EXTENT_NATIVE && !(e->flags & ~EXTENT_STALE);
+}
+
+static int is_zero(const void *page, size_t len)
+{
+	const char *p = page;
+
+	return !*p && !memcmp(p, p + 1, len - 1);
+}
+
+static int copy_run(void *arg, uintptr_t start, size_t len)
+{
+	const struct merge *m = arg;
+	size_t step = m->sparse ? sys_page_size() : len;
+
+	for (size_t at = 0; at < len; at += step) {
+		const void *page = (const void *)(start + at);
+
+		if (!m->sparse || !is_zero(page, step))
+			memcpy((void *)(start + at - m->from + m->to), page, step);
+	}
+	return 0;
+}
+
+int merge_piece(struct store *s, const struct extent *e, uintptr_t from)
+{
+	struct merge m = { store_alias(s, e->start), from, merge_is_overlay(e) };
+	size_t len = e->end - e->start;
+	int closed = !(e->prot & PROT_READ);
+	int ret = m.sparse ? store_punch(s, e->start, len) : 0;
+
+	if (ret == 0)
+		ret = sys_mprotect(m.to, len, PROT_READ | PROT_WRITE);
+	if (ret == 0 && closed)
+		ret = sys_mprotect(from, len, e->prot | PROT_READ);
+	if (ret < 0)
+		return ret;
+	ret = procfs_private(from, len, copy_run, &m);
+	if (closed)
+		sys_mprotect(from, len, e->prot);
+	if (ret < 0 && m.sparse)
+		(void)store_punch(s, e->start, len);
+	return ret;
+}

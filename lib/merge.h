@@ -1,0 +1,22 @@
+/*
+ * The pages that this process has of its own in a part of a window, copied into
+ * the store, before the store is laid there again. The process lock is held by
+ * every caller, and no descendant looks.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_MERGE_H
+#define COWFORK_MERGE_H
+
+#include "store.h"
+
+/* Plain anonymous memory that was laid over a window while descendants looked,
+ * and on which there is nothing that the store cannot have. */
+int merge_is_overlay(const struct extent *e);
+
+/* Copy the private pages of a piece, which lie at `from` just now: in place, or
+ * where they were moved to. Of an overlay nothing but its pages is in the store
+ * afterwards. On failure the store holds nothing that would show later. 0, -errno. */
+int merge_piece(struct store *s, const struct extent *e, uintptr_t from);
+
+#endif

@@ -1,0 +1,231 @@
+/*
+ * Two ways back. Alone in the address space: a whole extent at once, the pages
+ * that this process changed copied into the shadow, the parked tables moved back.
+ * Beside live threads: the same table by table, each lifted meanwhile (lift.h).
+ *
+ * Invariant: the store at an offset is written only through an OWNED mapping, or
+ * here while no descendant lives. Before anything is re-mapped it is verified that
+ * it is still what we put there.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "freeze.h"
+#include "memory.h"
+#include "merge.h"
+#include "process.h"
+#include "sys.h"
+#include "thaw.h"
+#include "verify.h"
+
+#define TAKE_IN (16 * TABLE_SIZE)
+#define STACK_ROOM ((uintptr_t)64 << 10)	/* what a thaw needs, many times over */
+
+int thaw_unseen(void)
+{
+	process_each_own(s)
+		if (!lease_free(&s->lease))
+			return 0;
+	return 1;
+}
+
+int thaw_allowed(void)
+{
+	return thaw_unseen() && sys_alone_in_mm();
+}
+
+static int can_thaw(const struct extent *e)
+{
+	return e->state == EXTENT_FROZEN || merge_is_overlay(e);
+}
+
+uint64_t thaw_pending(void)
+{
+	uint64_t bytes = 0;
+
+	process_each_own(s)
+		for (size_t i = 0; i < s->extents.count; i++)
+			if (can_thaw(&s->extents.at[i]))
+				bytes += s->extents.at[i].end - s->extents.at[i].start;
+	return bytes;
+}
+
+static void begin_generation(void)
+{
+	process.life->stats.thaws++;
+	process.life->stats.generation_forks = 0;
+}
+
+/* --- alone -------------------------------------------------------------- */
+
+static int unpark_step(struct store *s, uintptr_t start, size_t len, void *arg)
+{
+	int prot = extents_piece(&s->extents, start, start + len).prot;
+	int ret = store_unpark(s, start, len, prot);
+
+	(void)arg;
+	if (ret == 0)
+		extents_set(&s->extents, start, start + len, EXTENT_OWNED, prot, 0);
+	return ret;
+}
+
+/* Some tables at a time, so that little of it is held twice. */
+static int take_in(struct store *s, const struct extent *e)
+{
+	extents_each(p, &s->extents, e->start, e->end) {
+		int ret = store_have_room(s) ? 0 : -ENOMEM;
+
+		if (p.end - p.start > TAKE_IN)
+			p.end = p.start + TAKE_IN;
+		if (ret == 0)
+			ret = merge_piece(s, &p, p.start);
+		if (ret == 0)
+			ret = store_renew(s, p.start, p.end - p.start, p.prot);
+		if (ret < 0) {	/* what was copied must not show later */
+			(void)store_punch(s, p.start, p.end - p.start);
+			return ret;
+		}
+		extents_set(&s->extents, p.start, p.end, EXTENT_OWNED, p.prot, 0);
+	}
+	return 0;
+}
+
+/* Returns 1 when it thawed. */
+static int thaw_part(struct store *s, uintptr_t start, uintptr_t end,
+		     const struct extent *e)
+{
+	struct extent part = *e;
+	size_t len = end - start;
+
+	if (start >= end || !store_may_move(s, len) || !store_have_room(s))
+		return 0;
+	s->owns = 1;
+	part.start = start;
+	part.end = end;
+	if (merge_is_overlay(e))
+		return take_in(s, &part) == 0;
+	return merge_piece(s, &part, start) == 0 &&
+	       store_by_halves(unpark_step, s, start, len, NULL) == 0;
+}
+
+/* Memory can hold a stack of the program's making (coroutines), and ours now:
+ * what runs here writes to it while it is copied, so that part stays frozen. */
+static int thaw_extent(struct store *s, const struct extent *e)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0) & ~(sys_page_size() - 1);
+	uintptr_t low = here - STACK_ROOM, high = here + STACK_ROOM;
+
+	if (here < e->start || here >= e->end)
+		return thaw_part(s, e->start, e->end, e);
+	return thaw_part(s, e->start, low, e) | thaw_part(s, high, e->end, e);
+}
+
+static int thaw_store(struct store *s)
+{
+	int thawed = 0;
+
+	if (verify_store(s) < 0 || freeze_reserve(s, 2) < 0)
+		return 0;
+	extents_each(e, &s->extents, s->base, s->base + s->size)
+		if (e.state == EXTENT_FROZEN ||
+		    (merge_is_overlay(&e) && !memory_is_locked(e.start, e.end - e.start)))
+			thawed += thaw_extent(s, &e);
+	return thawed;
+}
+
+int thaw_all(void)
+{
+	uint64_t start = sys_now_ns();
+	int thawed = 0;
+
+	process_each_own(s)
+		thawed += thaw_store(s);
+	if (thawed) {
+		begin_generation();
+		process.life->stats.thaw_ns_total += sys_now_ns() - start;
+	}
+	return thawed;
+}
+
+/* --- beside live threads ------------------------------------------------ */
+
+static int lift_step(struct store *s, uintptr_t start, size_t len, void *arg)
+{
+	struct extent e = extents_piece(&s->extents, start, start + len);
+	int ret = lift_and_thaw(arg, s, &e);
+
+	if (ret == 0) {
+		s->owns = 1;
+		extents_set(&s->extents, start, start + len, EXTENT_OWNED, e.prot, 0);
+	}
+	return ret;
+}
+
+/* The piece that begins at t->at and lies in one table. */
+static int thaw_piece(struct thaw *t, struct lift *l, struct store *s,
+		      const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	int ret = -ENOMEM;
+
+	if (!lease_free(&s->lease))
+		return -EBUSY;
+	if (merge_is_overlay(e) && memory_is_locked(e->start, len))
+		ret = -EPERM;
+	else if (store_may_move(s, len) && store_have_room(s) &&
+		 freeze_reserve(s, 2) == 0)
+		ret = verify_piece(s, e) ? store_by_halves(lift_step, s, e->start, len, l)
+					 : -EEXIST;
+	if (ret == -EBUSY)
+		return ret;
+	if (ret < 0) {
+		t->kept += len;
+		t->why = ret;
+		return 1;
+	}
+	if (!t->tables++)
+		begin_generation();
+	t->bytes += len;
+	return 1;
+}
+
+static int next_piece(struct thaw *t, struct store *s, struct extent *ret_piece)
+{
+	uintptr_t end = s->base + s->size;
+
+	extents_each(e, &s->extents, t->at < s->base ? s->base : t->at, end) {
+		uintptr_t edge = (e.start | (TABLE_SIZE - 1)) + 1;
+
+		if (!can_thaw(&e))
+			continue;
+		*ret_piece = e;
+		if (e.end > edge)
+			ret_piece->end = edge;
+		return 1;
+	}
+	return 0;
+}
+
+int thaw_next(struct thaw *t, struct lift *l)
+{
+	uint64_t start = sys_now_ns();
+
+	for (; t->store < atomic_load(&process.store_count); t->store++, t->at = 0) {
+		struct store *s = process.stores[t->store];
+		struct extent e;
+		int ret;
+
+		if (s->inherited || !next_piece(t, s, &e))
+			continue;
+		ret = thaw_piece(t, l, s, &e);
+		if (ret == 1)
+			t->at = e.end;
+		t->ns += sys_now_ns() - start;
+		if (l->held_ns > t->longest_ns)
+			t->longest_ns = l->held_ns;
+		return ret;
+	}
+	return 0;
+}

@@ -1,0 +1,42 @@
+/*
+ * From FROZEN back to OWNED, of what this process has in its own stores, and
+ * overlays back into the store. The process lock is held by every caller.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_THAW_H
+#define COWFORK_THAW_H
+
+#include <stdint.h>
+
+#include "lift.h"
+#include "store.h"
+
+/* No living descendant sees a store of this process. */
+int thaw_unseen(void);
+
+/* Bytes that a thaw would take back. */
+uint64_t thaw_pending(void);
+
+/* May thaw_all() be called now: nobody looks, and nobody else runs here? */
+int thaw_allowed(void);
+
+/* Thaw all at once. Extents that fail stay FROZEN; returns how many thawed. */
+int thaw_all(void);
+
+/* A thaw beside live threads, a table at a time; all zero at its start. */
+struct thaw {
+	unsigned store;		/* where it is */
+	uintptr_t at;
+	uint64_t tables, bytes;	/* thawed */
+	uint64_t kept;		/* bytes that could not be, */
+	int why;		/* and the last -errno of that */
+	uint64_t ns;		/* with the lock held */
+	uint64_t longest_ns;	/* that a writer may have been held */
+};
+
+/* The next table. 1: there may be more; 0: that was all; -EBUSY: a descendant
+ * looks, begin anew when none does. */
+int thaw_next(struct thaw *t, struct lift *l);
+
+#endif

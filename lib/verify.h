@@ -1,0 +1,19 @@
+/*
+ * Is memory still what the library left there? Asked before it is re-mapped.
+ * Where /proc is missing it cannot be told, and is taken for granted.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_VERIFY_H
+#define COWFORK_VERIFY_H
+
+#include "store.h"
+
+/* Look at a whole window; what is another mapping than it should be is the
+ * program's from now on (EXTENT_FOREIGN). 0 or -ENOMEM. */
+int verify_store(struct store *s);
+
+/* Is this piece of an extent one mapping of the kind that it should be? */
+int verify_piece(const struct store *s, const struct extent *e);
+
+#endif
