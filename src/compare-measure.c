@@ -3,23 +3,20 @@
  * fork, what child and parent do, exit, wait, and then the parent reading once
  * more the pages that the row is about, its refaults included.
  *
- * A child touches nothing but the memory under test, the side mapping and its
- * stack, and leaves by _exit: 0, or 1 with a wrong byte noted. It dies with the
- * worker.
- *
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "compare.h"
 
 #define CHILD_VERSION 0x8000
+
+struct cycle;
+typedef int child_fn(const struct cycle *c);
+typedef int parent_fn(struct cycle *c, pid_t pid);
 
 struct cycle {
 	struct bench *b;
@@ -29,10 +26,8 @@ struct cycle {
 	unsigned part;		/* row that the samples belong to */
 	unsigned child;		/* number of the next child */
 	int wrote;		/* the parent did, under a new version */
+	child_fn *body;		/* of the next child */
 };
-
-typedef int child_fn(const struct cycle *c);
-typedef int parent_fn(struct cycle *c, pid_t pid);
 
 static struct cycle cycle_of(struct bench *b, const struct job *job, struct reply *reply)
 {
@@ -109,54 +104,34 @@ static int child_grow_old(const struct cycle *c)
 
 /* --- starting and ending one -------------------------------------------- */
 
-static void child_main(const struct cycle *c, child_fn *body)
+static int child_run(void *arg)
 {
-	int ret;
+	const struct cycle *c = arg;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != c->b->pid)	/* it died before that */
-		_exit(0);
-	ret = body(c);
-	if (ret < 0)
-		c->b->memory.wrong->in_child = 1;
-	_exit(ret < 0);
+	return c->body(c);
 }
 
-static pid_t child_start(struct cycle *c, child_fn *body)
+static pid_t start_child(struct cycle *c, child_fn *body)
 {
-	pid_t pid = c->b->engine->fork();
+	pid_t pid;
 
-	if (pid == 0)
-		child_main(c, body);
-	if (pid < 0)
-		return reply_fail(c->reply, "fork: %s", strerror(errno));
-	c->child++;
+	c->body = body;
+	pid = child_start(c->b, c->reply, child_run, c);
+	c->child += pid > 0;
 	return pid;
 }
 
-static int child_end(struct cycle *c, pid_t pid)
+static int end_child(const struct cycle *c, pid_t pid)
 {
-	int status;
-
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return reply_fail(c->reply, "wait: %s", strerror(errno));
-	if (WIFSIGNALED(status))
-		return reply_fail(c->reply, "a child was killed: %s",
-				  strsignal(WTERMSIG(status)));
-	if (WEXITSTATUS(status) == CHILD_NO_MEMORY)
-		return reply_fail(c->reply, "a child had no memory to check with");
-	if (WEXITSTATUS(status))
-		return reply_wrong(c->reply, &c->b->memory);
-	return 0;
+	return child_end(c->b, c->reply, pid);
 }
 
 /* One more child, after the timed ones, that looks at everything. */
 static int look_once(struct cycle *c)
 {
-	pid_t pid = child_start(c, child_look);
+	pid_t pid = start_child(c, child_look);
 
-	return pid < 0 ? -1 : child_end(c, pid);
+	return pid < 0 ? -1 : end_child(c, pid);
 }
 
 static int let_go(struct cycle *c, unsigned children)
@@ -218,10 +193,10 @@ static int one_child(struct cycle *c, child_fn *child, parent_fn *parent)
 {
 	double start = clock_us(), forked, reaped, again;
 	struct memory *m = &c->b->memory;
-	pid_t pid = child_start(c, child);
+	pid_t pid = start_child(c, child);
 
 	forked = clock_us();
-	if (pid < 0 || parent(c, pid) < 0 || child_end(c, pid) < 0)
+	if (pid < 0 || parent(c, pid) < 0 || end_child(c, pid) < 0)
 		return -1;
 	reaped = clock_us();
 	if (c->wrote)
@@ -296,7 +271,7 @@ static int start_children(struct cycle *c, pid_t *pid)
 	for (unsigned i = 0; i < c->job->cell.children; i++) {
 		double start = clock_us();
 
-		pid[i] = child_start(c, child_sleep);
+		pid[i] = start_child(c, child_sleep);
 		if (pid[i] < 0)
 			return -1;
 		reply_add(c->reply, 0, METRIC_CALL, clock_us() - start);
@@ -309,7 +284,7 @@ static int end_children(struct cycle *c, const pid_t *pid)
 	if (let_go(c, c->job->cell.children) < 0)
 		return -1;
 	for (unsigned i = 0; i < c->job->cell.children; i++)
-		if (child_end(c, pid[i]) < 0)
+		if (end_child(c, pid[i]) < 0)
 			return -1;
 	return 0;
 }
@@ -358,9 +333,9 @@ static int age(struct cycle *c, unsigned nth)
 	if (memory_read(m, all) < 0 || memory_write(m, some, memory_next(m)) < 0)
 		return reply_wrong(c->reply, m);
 	fork_at = clock_us();
-	pid = child_start(c, child_leave);
+	pid = start_child(c, child_leave);
 	forked = clock_us();
-	if (pid < 0 || child_end(c, pid) < 0)
+	if (pid < 0 || end_child(c, pid) < 0)
 		return -1;
 	reaped = clock_us();
 	memory_commit(m, some);
@@ -376,11 +351,11 @@ int measure_old_child(struct bench *b, const struct job *job, struct reply *repl
 	pid_t old;
 
 	memory_snapshot(&b->memory);
-	old = child_start(&c, child_grow_old);
+	old = start_child(&c, child_grow_old);
 	if (old < 0)
 		return -1;
 	for (unsigned nth = 0; nth < OLD_CHILD_FORKS; nth++)
 		if (age(&c, nth) < 0)
 			return -1;
-	return let_go(&c, 1) < 0 ? -1 : child_end(&c, old);
+	return let_go(&c, 1) < 0 ? -1 : end_child(&c, old);
 }

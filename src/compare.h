@@ -168,8 +168,8 @@ struct reply {
 	struct sample sample[SAMPLES_MAX];
 };
 
-/* --- worker side: compare-memory.c, compare-measure.c, compare-tax.c, ----- */
-/* --- compare-calls.c, compare-worker.c ------------------------------------ */
+/* --- worker side: compare-memory.c, compare-child.c, compare-measure.c, --- */
+/* --- compare-tax.c, compare-calls.c, compare-worker.c --------------------- */
 
 struct list {
 	const uint32_t *page;
@@ -215,6 +215,13 @@ void reply_add(struct reply *reply, unsigned part, enum metric metric, double va
 int reply_fail(struct reply *reply, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 int reply_wrong(struct reply *reply, const struct memory *m);
+
+/* A child runs body, which returns 0, or -1 with a wrong byte noted. Its pid, or
+ * -1 with *reply telling why. compare-child.c */
+typedef int child_body(void *arg);
+pid_t child_start(struct bench *b, struct reply *reply, child_body *body, void *arg);
+/* 0 when it found nothing wrong, else -1 with *reply telling what. */
+int child_end(const struct bench *b, struct reply *reply, pid_t pid);
 
 /* Each measures job->reps times; 0, or -1 with *reply telling why. */
 int measure_fork(struct bench *b, const struct job *job, struct reply *reply);
