@@ -67,6 +67,12 @@ const struct case_kind cases[CASE_COUNT] = {
 		ENGINES_ALL, ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_STORE),
 		CASE_RAW | CASE_EXTRA, 1, measure_review,
 	},
+	[CASE_SERVER] = {
+		"server", "writers' latency and memory while children read snapshots",
+		ENGINES_MEMORY, ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_STORE),
+		CASE_NO_MEMORY | CASE_FRESH | CASE_METERED | CASE_EXTRA, SERVER_WHOLE + 1,
+		measure_server,
+	},
 };
 
 const unsigned shares_permille[5] = { 0, 1, 10, 100, 1000 };
@@ -82,27 +88,36 @@ static size_t matrix_cells(enum case_id id, struct cell *ret_cells)
 	for (int order = ORDER_LINEAR; order <= ORDER_RANDOM; order++)
 		for (size_t i = order == ORDER_LINEAR ? 0 : 1; i < SHARES; i++)
 			ret_cells[n++] = (struct cell){
-				id, (enum order)order, shares_permille[i], 1,
+				.id = id, .order = (enum order)order,
+				.permille = shares_permille[i], .children = 1,
 			};
 	return n;
 }
 
-size_t cells_make(unsigned case_bits, unsigned review_forks, struct cell *ret_cells)
+static struct cell cell_make(enum case_id id, const struct options *opt)
+{
+	struct cell cell = { .id = id, .order = ORDER_LINEAR, .children = 1 };
+
+	switch (id) {
+	case CASE_CHILDREN: cell.children = 16; break;
+	case CASE_REVIEW: cell.children = opt->forks ? opt->forks : REVIEW_FORKS; break;
+	case CASE_SERVER: cell.load = opt->load; break;
+	default: break;
+	}
+	return cell;
+}
+
+size_t cells_make(unsigned case_bits, const struct options *opt, struct cell *ret_cells)
 {
 	size_t n = 0;
 
 	for (int id = 0; id < CASE_COUNT; id++) {
-		unsigned children = id == CASE_CHILDREN ? 16
-			: id == CASE_REVIEW ? review_forks : 1;
-
 		if (!(case_bits & CASE_BIT(id)))
 			continue;
 		if (cases[id].flags & CASE_MATRIX)
 			n += matrix_cells((enum case_id)id, ret_cells + n);
 		else
-			ret_cells[n++] = (struct cell){
-				(enum case_id)id, ORDER_LINEAR, 0, children,
-			};
+			ret_cells[n++] = cell_make((enum case_id)id, opt);
 	}
 	return n;
 }
@@ -127,6 +142,10 @@ const char *cell_detail(const struct cell *cell, unsigned part, char *buf, size_
 		calls_part(part, buf, size);
 	else if (cell->id == CASE_FIRST)
 		snprintf(buf, size, part ? "forks 2-%d" : "fork 1", FIRST_FORKS);
+	else if (cell->id == CASE_SERVER && (!part || part == SERVER_WHOLE))
+		snprintf(buf, size, part ? "whole run" : "before");
+	else if (cell->id == CASE_SERVER)
+		snprintf(buf, size, "fork %u", part);
 	else if (cell->id == CASE_OLD_CHILD)
 		snprintf(buf, size, "fork %u", part + 1);
 	else

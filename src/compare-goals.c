@@ -28,6 +28,7 @@ const struct plan goal_plans[] = {
 	{ { GIB }, 1, CASE_BIT(CASE_TAX), NOT_THP & ENGINES_MEMORY },
 	{ { GIB }, 1, CASE_BIT(CASE_CALLS), 0 },
 	{ { 2 * GIB }, 1, CASE_BIT(CASE_OLD_CHILD), NOT_STORE },
+	{ { 4 * GIB }, 1, CASE_BIT(CASE_SERVER), 0 },
 	{ { GIB, 4 * GIB }, 2, CASE_BIT(CASE_CHILD_READ) | CASE_BIT(CASE_CHILD_WRITE),
 	  NOT_STORE },
 };
@@ -59,6 +60,7 @@ struct goal {
 #define ONE_AND_FOUR GIB, 4 * GIB
 #define ONLY(gib) (gib) * GIB, (gib) * GIB
 #define PARTS(from, to) 0, 0, from, to
+#define WHOLE_RUN PARTS(SERVER_WHOLE, SERVER_WHOLE)
 #define SHARES(from, to) from, to, 0, 0
 #define VERSUS(over, under) KIND_RATIO, ENGINE_##over, ENGINE_##under
 
@@ -110,6 +112,20 @@ static const struct goal goals[] = {
 	  PARTS(0, CALLS_OFF_PARTS - 1), VERSUS(STORE, FORK_4K), METRIC_CALL, AT_MOST, 1.5 },
 	{ "calls in bursts: store / fork-4k", CASE_CALLS, ONLY(1),
 	  PARTS(0, CALLS_OFF_PARTS - 1), VERSUS(STORE, FORK_4K), METRIC_CYCLE, AT_MOST, 1.5 },
+	{ "server, fork: fork-4k / store", CASE_SERVER, ONLY(4), WHOLE_RUN,
+	  VERSUS(FORK_4K, STORE), METRIC_CALL, AT_LEAST, 30 },
+	{ "server, p99.9: store / fork-4k", CASE_SERVER, ONLY(4), WHOLE_RUN,
+	  VERSUS(STORE, FORK_4K), METRIC_DURING + LATENCY_P999, AT_MOST, 1 },
+	{ "server, longest: store / fork-4k", CASE_SERVER, ONLY(4), WHOLE_RUN,
+	  VERSUS(STORE, FORK_4K), METRIC_DURING + LATENCY_MAX, AT_MOST, 1 },
+	{ "server, child: store / fork-4k", CASE_SERVER, ONLY(4), WHOLE_RUN,
+	  VERSUS(STORE, FORK_4K), METRIC_CHILD, AT_MOST, 1.1 },
+	{ "server, writes: fork-4k / store", CASE_SERVER, ONLY(4), WHOLE_RUN,
+	  VERSUS(FORK_4K, STORE), METRIC_WRITES_DONE, AT_MOST, 1.1 },
+	{ "server, peak memory: store / fork-4k", CASE_SERVER, ONLY(4), WHOLE_RUN,
+	  VERSUS(STORE, FORK_4K), METRIC_MEMORY_PEAK, AT_MOST, 1.1 },
+	{ "server, memory after / before: store", CASE_SERVER, ONLY(4), WHOLE_RUN,
+	  KIND_VALUE, ENGINE_STORE, 0, METRIC_MEMORY_LEFT, AT_MOST, 1.05 },
 };
 
 struct measured {

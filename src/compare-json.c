@@ -66,6 +66,72 @@ static void add_times(struct json_object *o, const struct row *row)
 	add_number(o, "vmpte_kib", series_quantile(&r.series[METRIC_VMPTE], 0.5));
 }
 
+/* --- what only `server` has ---------------------------------------------- */
+
+static void add_latencies(struct json_object *o, const struct row *row, const char *when,
+			  enum metric first)
+{
+	static const char *const names[LATENCY_COUNT] = {
+		"p50", "p90", "p99", "p999", "max", "store_max",
+	};
+	struct row r = *row;
+	char key[64];
+
+	for (int i = 0; i < LATENCY_COUNT; i++) {
+		snprintf(key, sizeof(key), "%s_%s_us", when, names[i]);
+		add_number(o, key, series_quantile(&r.series[first + i], 0.5));
+	}
+}
+
+/* Pairs of seconds and bytes, in the row of the whole run. */
+static void add_curve(struct json_object *o, const struct row *row)
+{
+	const struct curve *curve = meter_curve(row->engine, row->size);
+	struct json_object *all = NULL;
+	char text[32];
+
+	if (row->part == SERVER_WHOLE && curve)
+		all = json_object_new_array();
+	for (size_t i = 0; all && i < curve->n; i++) {
+		struct json_object *pair = json_object_new_array();
+		double at = curve->point[i].at_us / 1e6;
+
+		snprintf(text, sizeof(text), "%.3f", at);
+		json_object_array_add(pair, json_object_new_double_s(at, text));
+		json_object_array_add(pair, json_object_new_int64(
+			(int64_t)curve->point[i].bytes));
+		json_object_array_add(all, pair);
+	}
+	add_text(o, "memory_of", !all ? NULL : curve->cgroup ? "cgroup" : "machine");
+	json_object_object_add(o, "memory_curve", all);
+}
+
+static void add_server(struct json_object *o, const struct row *row)
+{
+	static const struct {
+		const char *key;
+		enum metric metric;
+	} single[] = {
+		{ "at_us", METRIC_AT },
+		{ "writes_due", METRIC_WRITES_DUE },
+		{ "writes_done", METRIC_WRITES_DONE },
+		{ "memory_before_bytes", METRIC_MEMORY_BEFORE },
+		{ "memory_peak_bytes", METRIC_MEMORY_PEAK },
+		{ "memory_after_bytes", METRIC_MEMORY_AFTER },
+		{ "memory_left", METRIC_MEMORY_LEFT },
+		{ "cpu_us", METRIC_CPU },
+	};
+	struct row r = *row;
+
+	json_object_object_add(o, "threads", json_object_new_int64(row->cell.load.threads));
+	json_object_object_add(o, "rate", json_object_new_int64(row->cell.load.rate));
+	for (size_t i = 0; i < sizeof(single) / sizeof(single[0]); i++)
+		add_number(o, single[i].key, series_quantile(&r.series[single[i].metric], 0.5));
+	add_latencies(o, row, "during", METRIC_DURING);
+	add_latencies(o, row, "rest", METRIC_REST);
+	add_curve(o, row);
+}
+
 void json_print(struct rows *rows, size_t size, FILE *to)
 {
 	for (size_t i = 0; i < rows->n; i++) {
@@ -78,6 +144,8 @@ void json_print(struct rows *rows, size_t size, FILE *to)
 			die(STATUS_FAILED, "out of memory for JSON");
 		add_cell(o, &rows->row[i]);
 		add_times(o, &rows->row[i]);
+		if (rows->row[i].cell.id == CASE_SERVER)
+			add_server(o, &rows->row[i]);
 		fprintf(to, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 		json_object_put(o);
 	}

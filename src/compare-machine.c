@@ -61,9 +61,7 @@ const char *size_string(uint64_t bytes, char *buf, size_t size)
 
 /* --- memory ------------------------------------------------------------- */
 
-/* Number after "key" in a file of lines "key ... number"; the whole file's
- * number when key is NULL. fallback when there is none. */
-static uint64_t number_in(const char *path, const char *key, uint64_t fallback)
+uint64_t file_number(const char *path, const char *key, uint64_t fallback)
 {
 	FILE *f = fopen(path, "re");
 	char line[256];
@@ -83,7 +81,7 @@ static uint64_t number_in(const char *path, const char *key, uint64_t fallback)
 
 static uint64_t meminfo(const char *key)
 {
-	return number_in("/proc/meminfo", key, 0) << 10;
+	return file_number("/proc/meminfo", key, 0) << 10;
 }
 
 /* What this process's memory cgroup (v2) leaves; no limit: UINT64_MAX. */
@@ -103,15 +101,21 @@ static uint64_t cgroup_room(void)
 	line[strcspn(line, "\n")] = '\0';
 	snprintf(dir, sizeof(dir), "/sys/fs/cgroup%s", line + 3);
 	snprintf(path, sizeof(path), "%s/memory.max", dir);
-	max = number_in(path, NULL, UINT64_MAX);
+	max = file_number(path, NULL, UINT64_MAX);
 	snprintf(path, sizeof(path), "%s/memory.current", dir);
-	used = number_in(path, NULL, 0);
+	used = file_number(path, NULL, 0);
 	return max == UINT64_MAX ? max : max > used ? max - used : 0;
 }
 
 uint64_t machine_reserve(void)
 {
 	return meminfo("MemTotal:") / 16;
+}
+
+uint64_t machine_used(void)
+{
+	return meminfo("MemTotal:") + meminfo("Shmem:") - meminfo("MemFree:") -
+		meminfo("Buffers:") - meminfo("Cached:");
 }
 
 uint64_t machine_available(void)

@@ -49,6 +49,15 @@ static int look(const struct memory *m, size_t page, enum slot slot, unsigned ve
 	return -1;
 }
 
+uint64_t memory_page_sum(const struct memory *m, size_t page)
+{
+	uint64_t sum = 0;
+
+	for (unsigned slot = SLOT_FIRST; slot <= SLOT_LAST; slot++)
+		sum += memory_pattern(m->seed, page, slot, 0);
+	return sum;
+}
+
 /* --- the side mapping --------------------------------------------------- */
 
 static uint64_t next_random(uint64_t *state)

@@ -19,24 +19,32 @@
 
 const char *argp_program_version = "cowfork-compare " COW_VERSION;
 
-enum key { KEY_SEED = 0x100, KEY_JSON, KEY_PLOT, KEY_LIST, KEY_GOALS, KEY_FORKS };
+#define SECOND 1e6		/* us */
+
+enum key {
+	KEY_SEED = 0x100, KEY_JSON, KEY_PLOT, KEY_LIST, KEY_GOALS, KEY_FORKS, KEY_THREADS,
+	KEY_RATE,
+};
 
 static const struct argp_option options[] = {
 	{ "size", 's', "LIST", 0, "Sizes of memory, as 64M,1G,4G (K, M, G or T; default "
-	  "64M,1G; review 1G)", 0 },
+	  "64M,1G; review and server 1G)", 0 },
 	{ "engine", 'e', "LIST", 0, "Engines to compare (default all that a case is for; "
-	  "review fork-4k,store)", 0 },
+	  "review and server fork-4k,store)", 0 },
 	{ "rounds", 'r', "N", 0, "Rounds of each case (default 5, but 3 where a round takes "
 	  "long; given, N holds for all)", 0 },
 	{ "seed", KEY_SEED, "N", 0, "What random pages come from (default: the clock)", 0 },
-	{ "forks", KEY_FORKS, "K", 0, "Forks of the case review, 1 to 1000 (default 16)", 0 },
-	{ "quick", 'q', NULL, 0, "64M and two rounds: does it work at all?", 0 },
-	{ "goals", KEY_GOALS, NULL, 0, "Run what the project's goals need, at their sizes (10 "
-	  "to 15 minutes), and print only how they are met", 0 },
+	{ "forks", KEY_FORKS, "K", 0, "Forks of the case review, 1 to 1000 (default 16), and "
+	  "of server, 1 to 100 (default 4)", 0 },
+	{ "threads", KEY_THREADS, "N", 0, "Writers of the case server, 1 to 64 (default 2)", 0 },
+	{ "rate", KEY_RATE, "N", 0, "Writes a second of each of them (default 10000)", 0 },
+	{ "quick", 'q', NULL, 0, "64M, two rounds, short pauses: does it work at all?", 0 },
+	{ "goals", KEY_GOALS, NULL, 0, "Run what the project's goals need, at their sizes (12 "
+	  "to 18 minutes), and print only how they are met", 0 },
 	{ "json", KEY_JSON, "FILE", OPTION_ARG_OPTIONAL, "Rows as JSON, one object a line: to "
 	  "FILE, or to stdout in place of the table", 0 },
 	{ "plot", KEY_PLOT, "FILE.svg", 0, "Draw fork latency against size (needs gnuplot, the "
-	  "case fork, two sizes)", 0 },
+	  "case fork, two sizes), or without that case what server measured", 0 },
 	{ "list", 'l', NULL, 0, "List cases and engines, run nothing", 0 },
 	{ 0 },
 };
@@ -45,7 +53,7 @@ static const char text[] =
 	"Measure cowfork against real fork, side by side.\n\n"
 	"Each engine has a process of its own; the engines take turns round by round, as far "
 	"as memory allows, so that ratios hold on a noisy machine. CASE is one or more of "
-	"those that --list names (default all but review).\v"
+	"those that --list names (default all but review and server).\v"
 	"The columns: n forks; latency of the call, the fork in the parent; from there until "
 	"the child is reaped; the whole cycle, which adds what the parent does between forks. "
 	"After each wait the parent reads again the pages that the row is about, so that its "
@@ -55,6 +63,10 @@ static const char text[] =
 	"pages each time, old-child other ones before each fork.\n\n"
 	"review takes --size and --forks, and tells seconds of fork latency for each GiB of "
 	"touched memory while all children stay alive.\n\n"
+	"server takes --size, --forks, --threads and --rate, and tells the latency of writes "
+	"to random pages, from when they were due, while a child that reads everything lives "
+	"and from then on; the longest store alone; the share of writes that were done; and "
+	"the worker's memory.\n\n"
 	"Every page carries a pattern; children and parents compare what they read. A wrong "
 	"byte ends the run.\n\n"
 	"Exit status: 0 all went well, 1 a wrong byte, 2 anything else (bad arguments, memory "
@@ -152,6 +164,16 @@ static void list_all(void)
 
 /* --- what was left out -------------------------------------------------- */
 
+static void set_load(struct options *opt)
+{
+	struct load *load = &opt->load;
+
+	load->forks = opt->forks ? opt->forks : SERVER_FORKS;
+	load->before_us = opt->quick ? SECOND / 4 : SECOND;
+	load->gap_us = opt->quick ? SECOND / 4 : 3 * SECOND;
+	load->after_us = opt->quick ? SECOND : 5 * SECOND;
+}
+
 static void set_defaults(const struct parse *p)
 {
 	struct options *opt = p->opt;
@@ -162,13 +184,21 @@ static void set_defaults(const struct parse *p)
 			plan->cases |= CASE_BIT(id);
 	if (!opt->rounds && opt->quick)
 		opt->rounds = 2;
+	set_load(opt);
 	if (p->sizes_given)
 		return;
 	plan->sizes = 0;
-	if (plan->cases != CASE_BIT(CASE_REVIEW))
+	if (plan->cases & ~(CASE_BIT(CASE_REVIEW) | CASE_BIT(CASE_SERVER)) || opt->quick)
 		plan->size[plan->sizes++] = 64 * MIB;
 	if (!opt->quick)
 		plan->size[plan->sizes++] = GIB;
+}
+
+static int can_plot(const struct plan *plan)
+{
+	if (plan->cases & CASE_BIT(CASE_FORK))
+		return plan->sizes >= 2;
+	return (plan->cases & CASE_BIT(CASE_SERVER)) != 0;
 }
 
 static void refuse_nonsense(const struct argp_state *state, const struct parse *p)
@@ -177,9 +207,12 @@ static void refuse_nonsense(const struct argp_state *state, const struct parse *
 
 	if (opt->goals && (p->cases_given || p->sizes_given || opt->plan.engines || opt->quick))
 		argp_error(state, "--goals chooses cases, sizes and engines itself");
-	if (!opt->goals && opt->plot_file &&
-	    (!(opt->plan.cases & CASE_BIT(CASE_FORK)) || opt->plan.sizes < 2))
-		argp_error(state, "--plot needs the case fork and at least two sizes");
+	if (!opt->goals && opt->plot_file && !can_plot(&opt->plan))
+		argp_error(state, "--plot needs the case fork and at least two sizes, or the "
+			   "case server without fork");
+	if (opt->plan.cases & CASE_BIT(CASE_SERVER) && opt->forks > SERVER_FORKS_MAX)
+		argp_error(state, "forks: \"%u\" are more than the %d that server can have",
+			   opt->forks, SERVER_FORKS_MAX);
 	for (int id = 0; id < CASE_COUNT; id++)
 		if (opt->plan.cases & CASE_BIT(id) && p->cases_given &&
 		    !plan_engines(&opt->plan, (enum case_id)id))
@@ -200,6 +233,10 @@ static error_t parse_one(int key, char *arg, struct argp_state *state)
 	case 'l': list_all(); break;
 	case KEY_SEED: opt->seed = number(state, arg, 0, UINT64_MAX, "seed"); break;
 	case KEY_FORKS: opt->forks = (unsigned)number(state, arg, 1, FORKS_MAX, "forks"); break;
+	case KEY_THREADS: opt->load.threads = (unsigned)number(state, arg, 1,
+			SERVER_THREADS_MAX, "threads"); break;
+	case KEY_RATE: opt->load.rate = (unsigned)number(state, arg, 1,
+			SERVER_RATE_MAX, "rate"); break;
 	case KEY_GOALS: opt->goals = 1; break;
 	case KEY_JSON: opt->json = 1; opt->json_file = arg; break;
 	case KEY_PLOT: opt->plot_file = arg; break;
@@ -227,7 +264,7 @@ void options_parse(int argc, char **argv, struct options *ret_opt)
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	*ret_opt = (struct options){
-		.forks = REVIEW_FORKS,
+		.load = { .threads = 2, .rate = 10000 },
 		.seed = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000,
 	};
 	argp_err_exit_status = STATUS_FAILED;

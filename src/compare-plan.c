@@ -46,6 +46,8 @@ static uint64_t used(const struct cell *cell, uint64_t size)
 		return size + page_tables;
 	case CASE_OLD_CHILD:
 		return size / 32 + page_tables;
+	case CASE_SERVER:	/* writers may copy all, and two numbers for each word */
+		return 2 * size + page_tables + cell->load.threads * (size / 512);
 	default:
 		return page_tables;
 	}
@@ -82,10 +84,10 @@ static void refuse(const struct cell *cell, unsigned engine_bits, size_t size,
 	}
 }
 
-void plan_refuse(const struct plan *plan, unsigned review_forks)
+void plan_refuse(const struct plan *plan, const struct options *opt)
 {
 	struct cell cell[CELLS_MAX];
-	size_t n = cells_make(plan->cases, review_forks, cell);
+	size_t n = cells_make(plan->cases, opt, cell);
 	uint64_t available = machine_available();
 
 	for (size_t s = 0; s < plan->sizes; s++)

@@ -1,7 +1,8 @@
 /*
  * The plot: fork latency against size on log axes, a line for each engine with
- * p10 to p90 as bars, drawn as SVG by a gnuplot that reads a script and its
- * data from a pipe. The file is opened here, so no name needs quoting.
+ * p10 to p90 as bars, or what compare-plot-server.c draws; as SVG by a gnuplot
+ * that reads a script and its data from a pipe. The file is opened here, so no
+ * name needs quoting.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -26,7 +27,7 @@ static const char script[] =
 	"set grid\n"
 	"set key left top\n";
 
-static const char *const colours[ENGINE_COUNT] = {
+const char *const plot_colours[ENGINE_COUNT] = {
 	"#888888", "#d62728", "#ff7f0e", "#1f77b4", "#2ca02c",
 };
 
@@ -132,11 +133,11 @@ static void draw(const struct rows *rows, FILE *to)
 			fprintf(to, "%s $data%d using 1:2:3:4 with yerrorbars lw 1 pt 7 ps 0.6 "
 				"lc rgb '%s' notitle, '' using 1:2 with linespoints lw 2 pt 7 "
 				"ps 0.6 lc rgb '%s' title '%s'", any++ ? "," : "plot", id,
-				colours[id], colours[id], engines[id].name);
+				plot_colours[id], plot_colours[id], engines[id].name);
 	fputs("\n", to);
 }
 
-void plot_write(struct rows *rows, const char *file)
+void plot_write(struct rows *rows, enum case_id id, const char *file)
 {
 	int out = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), pipes[2];
 	FILE *to;
@@ -151,7 +152,10 @@ void plot_write(struct rows *rows, const char *file)
 	if (!to)
 		die(STATUS_FAILED, "--plot: %s", strerror(errno));
 	signal(SIGPIPE, SIG_IGN);	/* gnuplot's status tells */
-	draw(rows, to);
+	if (id == CASE_SERVER)
+		plot_server_draw(rows, to);
+	else
+		draw(rows, to);
 	fclose(to);
 	finish(pid);
 }

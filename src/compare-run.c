@@ -190,6 +190,8 @@ static void one_round(struct run *r, unsigned round)
 {
 	unsigned flags = cases[r->cell[r->at].id].flags;
 	struct job job = job_for(r, OP_RUN);
+	const struct reply *(*run)(struct worker *w, const struct job *job) =
+		flags & CASE_METERED ? meter_ask : worker_ask;
 	char doing[32];
 
 	snprintf(doing, sizeof(doing), "round %u", round + 1);
@@ -199,7 +201,7 @@ static void one_round(struct run *r, unsigned round)
 			ready(r, w, 1);
 		progress(r, engines[w->engine].name, doing);
 		job.reps = flags & CASE_BURST ? w->reps : 1;
-		gather(r, w, round, worker_ask(w, &job));
+		gather(r, w, round, run(w, &job));
 	}
 	r->backward = 0;
 }
@@ -239,7 +241,7 @@ static void run_cell(struct run *r)
 		each_worker(w, r)
 			ready(r, w, needs_new(r, w));
 	r->slowest = 0;
-	if (flags & (CASE_BURST | CASE_NO_MEMORY))
+	if (flags & (CASE_BURST | CASE_NO_MEMORY) && !(flags & CASE_FRESH))
 		warm_up(r);
 	for (unsigned round = 0; round < rounds_of(r); round++)
 		one_round(r, round);
@@ -308,7 +310,7 @@ void run_plan(const struct plan *plan, const struct options *opt, struct rows *r
 {
 	struct run r = { .plan = plan, .opt = opt, .rows = rows };
 
-	r.cells = cells_make(plan->cases, opt->forks, r.cell);
+	r.cells = cells_make(plan->cases, opt, r.cell);
 	for (size_t i = 0; i < plan->sizes; i++) {
 		r.size = plan->size[i];
 		run_size(&r);

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stddef.h>
@@ -17,6 +18,8 @@
 #include <unistd.h>
 
 #include "compare.h"
+
+#define LOOK_MS 50
 
 extern char **environ;
 
@@ -32,6 +35,7 @@ static void stop_all(void)
 	for (int i = 0; i < ENGINE_COUNT; i++)
 		if (workers[i].pid > 0)
 			waitpid(workers[i].pid, NULL, 0);
+	meter_close();
 }
 
 /* The preload runtime would put cowfork under the engines without it. */
@@ -59,11 +63,13 @@ static int spawn(struct worker *w, int fd)
 	return ret;
 }
 
-static void start(struct worker *w)
+void worker_start(struct worker *w)
 {
 	static int registered;
 	int fd[2], ret;
 
+	if (w->pid)
+		return;
 	if (!registered++) {
 		clean_environment();
 		atexit(stop_all);
@@ -77,6 +83,19 @@ static void start(struct worker *w)
 	}
 	close(fd[1]);
 	w->fd = fd[0];
+}
+
+/* A closed socket ends a worker. */
+void worker_stop(struct worker *w)
+{
+	pid_t pid = w->pid;
+
+	if (!pid)
+		return;
+	close(w->fd);
+	w->pid = 0;
+	w->filled = 0;
+	waitpid(pid, NULL, 0);
 }
 
 struct worker *worker_get(enum engine_id id)
@@ -150,18 +169,30 @@ static void refuse(const struct worker *w, const struct job *job, const struct r
 	    wrong->expected, wrong->found);
 }
 
-const struct reply *worker_ask(struct worker *w, const struct job *job)
+static ssize_t receive(const struct worker *w, struct reply *reply,
+		       void (*look)(void *arg), void *arg)
+{
+	struct pollfd fd = { .fd = w->fd, .events = POLLIN };
+	ssize_t len;
+
+	while (look && poll(&fd, 1, LOOK_MS) <= 0)
+		look(arg);
+	do
+		len = recv(w->fd, reply, sizeof(*reply), 0);
+	while (len < 0 && errno == EINTR);
+	return len;
+}
+
+const struct reply *worker_watch(struct worker *w, const struct job *job,
+				 void (*look)(void *arg), void *arg)
 {
 	static struct reply reply;
 	ssize_t len;
 
-	if (!w->pid)
-		start(w);
+	worker_start(w);
 	len = send(w->fd, job, sizeof(*job), MSG_NOSIGNAL);
 	if (len >= 0)
-		do
-			len = recv(w->fd, &reply, sizeof(reply), 0);
-		while (len < 0 && errno == EINTR);
+		len = receive(w, &reply, look, arg);
 	if (len < (ssize_t)offsetof(struct reply, sample))
 		lost(w, job);
 	if (reply.status != STATUS_OK)
@@ -169,4 +200,9 @@ const struct reply *worker_ask(struct worker *w, const struct job *job)
 	if (job->op == OP_RUN)
 		w->last = job->cell;
 	return &reply;
+}
+
+const struct reply *worker_ask(struct worker *w, const struct job *job)
+{
+	return worker_watch(w, job, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /*
  * The table that people read: one block for each size, one line for each row.
- * Times are in microseconds.
+ * Times are in microseconds. `review` and `server` have blocks of their own.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -80,7 +80,8 @@ void table_print(struct rows *rows, size_t size, FILE *to)
 	for (size_t i = 0; i < rows->n; i++) {
 		const struct row *row = &rows->row[i];
 
-		if (row->size != size || row->cell.id == CASE_REVIEW)
+		if (row->size != size || row->cell.id == CASE_REVIEW ||
+		    row->cell.id == CASE_SERVER)
 			continue;
 		if (!before)
 			head(size, to);
@@ -119,5 +120,90 @@ void review_print(struct rows *rows, size_t size, FILE *to)
 				size_string(size, text, sizeof(text)), row->cell.children);
 		review_row(row, to);
 	}
+	fflush(to);
+}
+
+/* --- server ------------------------------------------------------------- */
+
+static void server_head(const struct row *row, FILE *to)
+{
+	const char *bold = colour(to) ? "\033[1m" : "", *plain = *bold ? "\033[0m" : "";
+	const struct load *load = &row->cell.load;
+	char size[32];
+
+	fprintf(to, "\n%sserver: %s of memory, %u threads with %u writes/s each, times in us%s"
+		"\n", bold, size_string(row->size, size, sizeof(size)), load->threads,
+		load->rate, plain);
+	fprintf(to, "%s%33s%47s |%39s |%s\n", bold, "",
+		"writes from the fork until the child's end", "until the next fork", plain);
+	fprintf(to, "%s%-9s %-10s %8s %9s", bold, "", "engine", "fork", "to wait");
+	for (int i = 0; i < 2; i++)
+		fprintf(to, " %7s %7s %7s %7s %7s |", "p50", "p99", "p99.9", "max", "store");
+	fprintf(to, " %6s%s\n", "done", plain);
+}
+
+static double middle(const struct row *row, enum metric metric)
+{
+	struct row r = *row;
+
+	return series_quantile(&r.series[metric], 0.5);
+}
+
+static void latencies(const struct row *row, enum metric first, FILE *to)
+{
+	char text[32];
+
+	for (int i = 0; i < LATENCY_COUNT; i++)
+		if (i != LATENCY_P90)
+			fprintf(to, " %7s", us(middle(row, first + i), text, sizeof(text)));
+	fputs(" |", to);
+}
+
+static void server_line(const struct row *row, int new_part, FILE *to)
+{
+	char detail[64], fork[32], wait[32];
+
+	fprintf(to, "%-9s %-10s %8s %9s",
+		new_part ? cell_detail(&row->cell, row->part, detail, sizeof(detail)) : "",
+		engines[row->engine].name,
+		us(middle(row, METRIC_CALL), fork, sizeof(fork)),
+		us(middle(row, METRIC_CHILD), wait, sizeof(wait)));
+	latencies(row, METRIC_DURING, to);
+	latencies(row, METRIC_REST, to);
+	fprintf(to, " %5.1f%%\n", 100 * middle(row, METRIC_WRITES_DONE) /
+		middle(row, METRIC_WRITES_DUE));
+}
+
+static void memory_line(const struct row *row, FILE *to)
+{
+	const struct curve *curve = meter_curve(row->engine, row->size);
+	const double mib = 1 << 20;
+
+	if (row->part != SERVER_WHOLE || !curve)
+		return;
+	fprintf(to, "%-9s %-10s MiB before forks %.0f, most %.0f, in the end %.0f (%.2f times); "
+		"%.2f s of processor time%s\n", "memory", engines[row->engine].name,
+		middle(row, METRIC_MEMORY_BEFORE) / mib, middle(row, METRIC_MEMORY_PEAK) / mib,
+		middle(row, METRIC_MEMORY_AFTER) / mib, middle(row, METRIC_MEMORY_LEFT),
+		middle(row, METRIC_CPU) / 1e6, curve->cgroup ? "" : " (whole machine)");
+}
+
+void server_print(struct rows *rows, size_t size, FILE *to)
+{
+	const struct row *before = NULL;
+
+	for (size_t i = 0; i < rows->n; i++) {
+		const struct row *row = &rows->row[i];
+
+		if (row->size != size || row->cell.id != CASE_SERVER)
+			continue;
+		if (!before)
+			server_head(row, to);
+		server_line(row, !before || before->part != row->part, to);
+		before = row;
+	}
+	for (size_t i = 0; before && i < rows->n; i++)
+		if (rows->row[i].size == size && rows->row[i].cell.id == CASE_SERVER)
+			memory_line(&rows->row[i], to);
 	fflush(to);
 }

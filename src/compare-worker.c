@@ -63,7 +63,7 @@ static int do_check(struct bench *b, struct reply *reply)
 }
 
 /* Memory is never given back unlooked at. */
-static int do_free(struct bench *b, struct reply *reply)
+int bench_free(struct bench *b, struct reply *reply)
 {
 	int ret;
 
@@ -78,13 +78,13 @@ static int do_free(struct bench *b, struct reply *reply)
 	return 0;
 }
 
-static int do_fill(struct bench *b, const struct job *job, struct reply *reply)
+int bench_fill(struct bench *b, const struct job *job, struct reply *reply)
 {
 	const char *why = NULL;
 	void *base = NULL;
 	int ret;
 
-	if (do_free(b, reply) < 0)
+	if (bench_free(b, reply) < 0)
 		return -1;
 	ret = b->engine->create(job->size, &base, &why);
 	if (ret == 0)
@@ -107,22 +107,24 @@ static int do_prepare(struct bench *b, struct reply *reply)
 static void do_job(struct bench *b, const struct job *job, struct reply *reply)
 {
 	switch (job->op) {
-	case OP_FILL: do_fill(b, job, reply); break;
+	case OP_FILL: bench_fill(b, job, reply); break;
 	case OP_PREPARE: do_prepare(b, reply); break;
 	case OP_RUN: cases[job->cell.id].measure(b, job, reply); break;
 	case OP_CHECK: do_check(b, reply); break;
-	case OP_FREE: do_free(b, reply); break;
+	case OP_FREE: bench_free(b, reply); break;
 	}
 }
 
 /* --- the process -------------------------------------------------------- */
+
+static cpu_set_t allowed;
 
 /* All workers and their children on one processor, the last that is allowed:
  * where a child lands, and whether that one sleeps, would weigh more in a fork
  * of 25 us than the engine does (a factor of two, measured). */
 static void pin(void)
 {
-	cpu_set_t allowed, one;
+	cpu_set_t one;
 
 	if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0)
 		return;
@@ -134,6 +136,12 @@ static void pin(void)
 		(void)sched_setaffinity(0, sizeof(one), &one);
 		return;
 	}
+}
+
+void worker_unpin(void)
+{
+	if (CPU_COUNT(&allowed))
+		(void)sched_setaffinity(0, sizeof(allowed), &allowed);
 }
 
 static void answer(const struct reply *reply)

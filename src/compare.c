@@ -39,6 +39,7 @@ static void size_done(struct rows *rows, size_t size)
 	if (!opt.goals && people == stdout) {
 		table_print(rows, size, people);
 		review_print(rows, size, people);
+		server_print(rows, size, people);
 	}
 	if (json && !opt.goals)
 		json_print(rows, size, json);
@@ -47,7 +48,7 @@ static void size_done(struct rows *rows, size_t size)
 static void refuse(const struct plan *plans, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
-		plan_refuse(&plans[i], opt.forks);
+		plan_refuse(&plans[i], &opt);
 }
 
 static void run(const struct plan *plans, size_t count, struct rows *rows)
@@ -79,7 +80,8 @@ int main(int argc, char **argv)
 		json_print(&rows, 0, json);
 	goals_print(&rows, people);
 	if (opt.plot_file)
-		plot_write(&rows, opt.plot_file);
+		plot_write(&rows, opt.plan.cases & CASE_BIT(CASE_FORK) ? CASE_FORK :
+			   CASE_SERVER, opt.plot_file);
 	close_outputs();
 	rows_free(&rows);
 	return STATUS_OK;

@@ -5,7 +5,8 @@
  * asks each engine's worker for a burst in turn (A B C A B C ...), gathers what
  * they measured and reports. A worker is the same program executed again, so
  * that its address space is clean; it holds one engine's memory and answers
- * jobs over a socket. A wrong byte anywhere ends the run with status 1,
+ * jobs over a socket. `server` has a new one for each turn, whose memory the
+ * coordinator watches meanwhile. A wrong byte anywhere ends the run with status 1,
  * whatever else goes wrong with status 2.
  *
  * SPDX-License-Identifier: MIT
@@ -28,6 +29,10 @@ enum { STATUS_OK, STATUS_WRONG_BYTE, STATUS_FAILED };
 #define OLD_CHILD_FORKS 12
 #define FIRST_FORKS 50
 #define REVIEW_FORKS 16
+#define SERVER_FORKS 4
+#define SERVER_FORKS_MAX 100
+#define SERVER_THREADS_MAX 64
+#define SERVER_RATE_MAX 1000000
 
 /* --- engines: compare-engine.c ------------------------------------------ */
 
@@ -68,7 +73,7 @@ extern const struct engine engines[ENGINE_COUNT];
 enum case_id {
 	CASE_TAX, CASE_CALLS, CASE_FIRST, CASE_FORK, CASE_CYCLE, CASE_VMPTE, CASE_CHILDREN,
 	CASE_OLD_CHILD, CASE_CHILD_READ, CASE_CHILD_WRITE, CASE_PARENT_WRITE,
-	CASE_REVIEW, CASE_COUNT,
+	CASE_REVIEW, CASE_SERVER, CASE_COUNT,
 };
 
 #define CASE_BIT(id) (1u << (id))
@@ -81,16 +86,28 @@ enum case_flags {
 	CASE_DIRTY = 16,	/* needs new memory, leaves it changed */
 	CASE_NO_MEMORY = 32,	/* makes and frees memory of its own */
 	CASE_EXTRA = 64,	/* only when asked for by name */
+	CASE_METERED = 128,	/* a worker of its own, its memory watched */
 };
 
 enum order { ORDER_LINEAR, ORDER_RANDOM };
 
-/* What is measured at one size: a case, and in the matrix which pages. */
+/* What a server is put through. */
+struct load {
+	unsigned forks, threads;
+	unsigned rate;		/* writes a second of each thread */
+	double before_us;	/* without any fork */
+	double gap_us;		/* from a child's end to the next fork */
+	double after_us;	/* from the last child's end */
+};
+
+/* What is measured at one size: a case, in the matrix which pages, and of a
+ * server its load. */
 struct cell {
 	enum case_id id;
 	enum order order;
 	unsigned permille;	/* of the pages that are touched */
 	unsigned children;	/* alive at once */
+	struct load load;
 };
 
 #define CELLS_MAX 64
@@ -98,6 +115,7 @@ struct cell {
 struct job;
 struct reply;
 struct bench;
+struct options;
 
 struct case_kind {
 	const char *name, *about;
@@ -118,8 +136,11 @@ extern const unsigned shares_permille[5];
 #define CALLS_PARTS (5 * CALL_COUNT)
 const char *calls_part(unsigned part, char *buf, size_t size);
 
+/* `server`: part 0 is before the first fork, then one for each fork, then: */
+#define SERVER_WHOLE (SERVER_FORKS_MAX + 1)
+
 /* The cells of these cases in the order of running; returns how many. */
-size_t cells_make(unsigned case_bits, unsigned review_forks, struct cell *ret_cells);
+size_t cells_make(unsigned case_bits, const struct options *opt, struct cell *ret_cells);
 /* What a row touches or which fork it is: "0.1% random", "fork 3", "-". */
 const char *cell_detail(const struct cell *cell, unsigned part, char *buf, size_t size);
 /* Position of a cell among all cells, for sorting. */
@@ -138,6 +159,12 @@ struct job {
 	int check;		/* look at everything; times mean nothing then */
 };
 
+/* us of a write: from when it was due, and the store alone. */
+enum latency {
+	LATENCY_P50, LATENCY_P90, LATENCY_P99, LATENCY_P999, LATENCY_MAX,
+	LATENCY_STORE_MAX, LATENCY_COUNT,
+};
+
 enum metric {
 	METRIC_CALL,		/* us of the fork call in the parent; `calls`: of a
 				 * single memory call */
@@ -145,6 +172,18 @@ enum metric {
 	METRIC_CYCLE,		/* us of all that happens from fork to fork; `calls`:
 				 * of one memory call in a burst */
 	METRIC_VMPTE,		/* KiB of page tables in the child */
+
+	/* of `server`: */
+	METRIC_AT,		/* us from the start of the load to the fork */
+	METRIC_DURING,		/* writes from the fork until the child is reaped: */
+	METRIC_REST = METRIC_DURING + LATENCY_COUNT,	/* from then to the next */
+	METRIC_WRITES_DUE = METRIC_REST + LATENCY_COUNT,
+	METRIC_WRITES_DONE,
+	METRIC_MEMORY_BEFORE,	/* bytes before the first fork */
+	METRIC_MEMORY_PEAK,	/* ... the most from then on */
+	METRIC_MEMORY_AFTER,	/* ... at the end */
+	METRIC_MEMORY_LEFT,	/* after / before */
+	METRIC_CPU,		/* us of processor time of the worker, without children */
 	METRIC_COUNT,
 };
 
@@ -163,13 +202,15 @@ struct reply {
 	int status;		/* one of STATUS_... */
 	uint32_t n;
 	uint64_t huge;		/* OP_PREPARE: bytes that lie in huge pages */
+	double begin, end;	/* `server`: clock_us() of the load */
 	struct wrong wrong;
 	char text[200];		/* STATUS_FAILED: why */
 	struct sample sample[SAMPLES_MAX];
 };
 
 /* --- worker side: compare-memory.c, compare-child.c, compare-measure.c, --- */
-/* --- compare-tax.c, compare-calls.c, compare-worker.c --------------------- */
+/* --- compare-tax.c, compare-calls.c, compare-server.c and those that
+ * --- compare-server.h names, compare-worker.c ------------------------------ */
 
 struct list {
 	const uint32_t *page;
@@ -202,6 +243,10 @@ uint16_t memory_next(struct memory *m);
 void memory_commit(struct memory *m, struct list list);
 void memory_snapshot(struct memory *m);
 uint64_t memory_pattern(uint64_t seed, uint64_t page, unsigned slot, unsigned version);
+/* The sum of all words of a page that nobody has written since it was filled,
+ * and the words that are zero in each. */
+uint64_t memory_page_sum(const struct memory *m, size_t page);
+#define MEMORY_FREE_WORD 2
 
 struct bench {
 	const struct engine *engine;
@@ -215,6 +260,9 @@ void reply_add(struct reply *reply, unsigned part, enum metric metric, double va
 int reply_fail(struct reply *reply, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 int reply_wrong(struct reply *reply, const struct memory *m);
+/* New memory with its pattern; back it goes, looked at. 0, or -1 with *reply. */
+int bench_fill(struct bench *b, const struct job *job, struct reply *reply);
+int bench_free(struct bench *b, struct reply *reply);
 
 /* A child runs body, which returns 0, or -1 with a wrong byte noted. Its pid, or
  * -1 with *reply telling why. compare-child.c */
@@ -236,6 +284,10 @@ int measure_old_child(struct bench *b, const struct job *job, struct reply *repl
 int measure_review(struct bench *b, const struct job *job, struct reply *reply);
 int measure_tax(struct bench *b, const struct job *job, struct reply *reply);
 int measure_calls(struct bench *b, const struct job *job, struct reply *reply);
+int measure_server(struct bench *b, const struct job *job, struct reply *reply);
+
+/* Let this process run on all processors that are allowed, not on one. */
+void worker_unpin(void);
 
 int worker_main(const char *engine_name);
 
@@ -255,14 +307,45 @@ struct worker {
 };
 
 struct worker *worker_get(enum engine_id id);
+void worker_start(struct worker *w);	/* unless it runs */
+void worker_stop(struct worker *w);
 /* Have a job done, by a worker that is started when it was not yet. What the
- * worker found wrong ends the program. */
+ * worker found wrong ends the program. look(arg) is called about every 50 ms
+ * until the answer is there. */
+const struct reply *worker_watch(struct worker *w, const struct job *job,
+				 void (*look)(void *arg), void *arg);
 const struct reply *worker_ask(struct worker *w, const struct job *job);
+
+/* --- compare-meter.c ------------------------------------------------------ */
+
+struct point {
+	double at_us;		/* from the start of the load */
+	double bytes;
+};
+
+/* Memory over time, of the last turn of an engine at a size. */
+struct curve {
+	enum engine_id engine;
+	size_t size;
+	int cgroup;		/* of a group of the worker's own, else the machine's */
+	struct point *point;
+	size_t n, room;
+};
+
+/* worker_ask() of a worker that is started for it and ended after it, with its
+ * memory watched and added to the samples. */
+const struct reply *meter_ask(struct worker *w, const struct job *job);
+const struct curve *meter_curve(enum engine_id engine, size_t size);	/* or NULL */
+void meter_close(void);			/* once no worker runs any more */
 
 /* --- compare-machine.c --------------------------------------------------- */
 
 uint64_t machine_available(void);	/* bytes that a run may use */
 uint64_t machine_reserve(void);		/* bytes kept free on top of that */
+uint64_t machine_used(void);		/* bytes that neither are free nor only a cache */
+/* Number after "key" in a file of lines "key ... number"; the whole file's
+ * number when key is NULL. fallback when there is none. */
+uint64_t file_number(const char *path, const char *key, uint64_t fallback);
 void machine_print(FILE *to, uint64_t seed);
 const char *size_string(uint64_t bytes, char *buf, size_t size);
 /* One message on stderr, then the end of the program. */
@@ -319,7 +402,8 @@ struct plan {
 
 struct options {
 	struct plan plan;
-	unsigned rounds, forks;	/* rounds 0: as many as a case can bear */
+	unsigned rounds, forks;	/* 0: as many as a case can bear; as is usual for it */
+	struct load load;	/* of `server` */
 	uint64_t seed;
 	int json, goals, quick;
 	const char *json_file, *plot_file;
@@ -331,7 +415,7 @@ unsigned plan_all_engines(const struct plan *plan);
 /* Bytes that these engines need side by side for a cell. */
 uint64_t plan_need(const struct cell *cell, unsigned engine_bits, size_t size);
 /* End the program when something cannot run even one engine at a time. */
-void plan_refuse(const struct plan *plan, unsigned review_forks);
+void plan_refuse(const struct plan *plan, const struct options *opt);
 
 /* Run it all; done() is called after each size. */
 void run_plan(const struct plan *plan, const struct options *opt, struct rows *rows,
@@ -344,6 +428,7 @@ void options_parse(int argc, char **argv, struct options *ret_opt);
 int colour(FILE *to);		/* may colours be used there? */
 void table_print(struct rows *rows, size_t size, FILE *to);
 void review_print(struct rows *rows, size_t size, FILE *to);
+void server_print(struct rows *rows, size_t size, FILE *to);
 void json_print(struct rows *rows, size_t size, FILE *to);	/* size 0: all */
 
 extern const struct plan goal_plans[];
@@ -351,6 +436,8 @@ extern const size_t goal_plan_count;
 void goals_print(const struct rows *rows, FILE *to);
 
 void plot_probe(const char *file);	/* end the program when it cannot be drawn */
-void plot_write(struct rows *rows, const char *file);
+void plot_write(struct rows *rows, enum case_id id, const char *file);
+extern const char *const plot_colours[ENGINE_COUNT];
+void plot_server_draw(struct rows *rows, FILE *to);	/* what gnuplot reads */
 
 #endif

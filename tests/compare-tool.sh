@@ -64,6 +64,9 @@ refused 'rounds: "0"' --rounds=0
 refused 'rounds: "x"' --rounds=x
 refused 'seed: "-1"' --seed=-1
 refused 'forks: "1001"' --forks=1001
+refused 'forks: "101"' --forks=101 server
+refused 'threads: "65"' --threads=65
+refused 'rate: "0"' --rate=0
 refused 'no engine that was asked for takes part in case tax' --engine=floor tax
 refused '--goals chooses' --goals fork
 refused '--goals chooses' --goals --size=64M
@@ -97,7 +100,12 @@ done
 
 # --- JSON ---------------------------------------------------------------------
 
-fields=$(sed -n '/^\.Ss JSON/,/^\.Sh/s/^\.Va//p' "$page" | tr -d ,. | xargs -n1 | sort)
+fields_of()	# heading in the man page
+{
+	sed -n "/^\.Ss $1\$/,/^\.S[hs]/s/^\.Va//p" "$page" | tr -d ,. | xargs -n1
+}
+
+fields=$(fields_of JSON | sort)
 
 keys()	# of each row, "name name ..." a line, sorted
 {
@@ -125,6 +133,24 @@ done
 grep -q '"size_bytes":67108864' "$work/out" || fail "--quick is not of 64M"
 head -1 "$work/err" | grep -q 'seed 7$' || fail "the first line does not tell the seed"
 
+server=(--quick --rounds=1 --forks=2 --size=16M --threads=3 --rate=2000 server)
+run "${server[@]}" --json
+[ $got = 0 ] || { fail "server --json: status $got"; show; }
+[ "$(keys <"$work/out" | sort -u)" = \
+	"$({ fields_of JSON; fields_of 'JSON of server'; } | LC_ALL=C sort -u | xargs)" ] ||
+	fail "fields of server are not those of ${page##*/}: $(keys <"$work/out" | sort -u)"
+for engine in fork-4k store; do
+	for part in before 'fork 1' 'fork 2' 'whole run'; do
+		[ "$(grep -c "\"engine\":\"$engine\".*\"part\":\"$part\"" "$work/out")" = 1 ] ||
+			fail "not one row of $engine, $part"
+	done
+done
+for key in during_max_us rest_p999_us cpu_us memory_left writes_done; do
+	[ "$(grep '"part":"whole run"' "$work/out" | grep -c "\"$key\":[0-9]")" = 2 ] ||
+		fail "no $key of the whole run of each engine"
+done
+grep -q '"memory_curve":\[\[[0-9.]*,[0-9]*\],' "$work/out" || fail "no memory_curve"
+
 run --size=2M --rounds=1 --json="$work/rows" --engine=fork-4k cycle review
 [ $got = 0 ] && grep -q '^case' "$work/out" && [ "$(wc -l <"$work/rows")" = 2 ] ||
 	{ fail "--json=FILE does not give both table and rows"; show; }
@@ -135,6 +161,10 @@ if command -v gnuplot >/dev/null; then
 	run --size=2M,4M --rounds=1 --engine=floor,fork-4k --plot="$work/plot.svg" fork
 	[ $got = 0 ] && grep -q '</svg>' "$work/plot.svg" && grep -q fork-4k "$work/plot.svg" ||
 		{ fail "--plot: status $got, or no SVG"; show; }
+	run "${server[@]}" --engine=fork-4k --plot="$work/plot.svg"
+	[ $got = 0 ] && grep -q '</svg>' "$work/plot.svg" &&
+		grep -q 'memory, GiB' "$work/plot.svg" && grep -q 'p99.9' "$work/plot.svg" ||
+		{ fail "--plot of server: status $got, or no SVG"; show; }
 else
 	echo "left out: no gnuplot"
 fi
@@ -163,7 +193,8 @@ fi
 
 # --- faults -------------------------------------------------------------------
 
-# Laid under the tool: spoils page 5 after a fork, as FAULT says.
+# Laid under the tool: spoils page 5 after a fork, as FAULT says, or what the first
+# writer of `server` has left.
 cat >"$work/fault.c" <<'EOF'
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -202,6 +233,10 @@ static pid_t spoil(pid_t pid)
 		return pid;
 	if (!strcmp(fault, pid ? "parent" : "child"))
 		base[5 * 4096] ^= 1;
+	if (!strcmp(fault, "early") && !pid)
+		*(unsigned long *)(base + 5 * 4096 + 16) = 1ul << 40;
+	for (int page = 0; !strcmp(fault, "late") && !pid && page < 512; page++)
+		*(unsigned long *)(base + page * 4096 + 16) = 0;
 	if (!strcmp(fault, "fork") && !pid)
 		_exit(0);
 	if (!strcmp(fault, pid ? "worker-dies" : "child-dies"))
@@ -218,9 +253,9 @@ pid_t fork(void)		/* cow_fork() comes here too */
 }
 EOF
 
-fault()	# fault, status, text, engine, case
+fault()	# fault, status, text, engine, case and options
 {
-	FAULT=$1 LD_PRELOAD=$work/fault.so "$tool" --size=2M --rounds=1 --engine="$4" "$5" \
+	FAULT=$1 LD_PRELOAD=$work/fault.so "$tool" --size=2M --rounds=1 --engine="$4" "${@:5}" \
 		>"$work/out" 2>"$work/err" </dev/null
 	got=$?
 	[ $got = "$2" ] && grep -qE -- "$3" "$work/err" ||
@@ -243,6 +278,11 @@ else
 		fault fork 2 "engine $engine, 2M, case cycle: fork: " $engine cycle
 		fault child-dies 2 "case cycle: a child was killed: Killed" $engine cycle
 		fault worker-dies 2 "case cycle: the worker was killed: Killed" $engine cycle
+		fault child 1 "case server: in the child, page 5 word 0" $engine server --quick
+		fault parent 1 "case server: in the parent, page 5 word 0" $engine server \
+			--quick --forks=1
+		fault early 1 "case server: in the child, page .* word 2" $engine server --quick
+		fault late 1 "case server: in the child, page .* word 2" $engine server --quick
 	done
 fi
 
