@@ -115,6 +115,7 @@ static void add_server(struct json_object *o, const struct row *row)
 		{ "at_us", METRIC_AT },
 		{ "writes_due", METRIC_WRITES_DUE },
 		{ "writes_done", METRIC_WRITES_DONE },
+		{ "writes_share", METRIC_WRITES_SHARE },
 		{ "memory_before_bytes", METRIC_MEMORY_BEFORE },
 		{ "memory_peak_bytes", METRIC_MEMORY_PEAK },
 		{ "memory_after_bytes", METRIC_MEMORY_AFTER },

@@ -42,8 +42,11 @@ static void add(struct server *s, unsigned part, enum metric metric, double valu
 
 static void add_writes(struct server *s, unsigned part, double us, uint64_t done)
 {
-	add(s, part, METRIC_WRITES_DUE, us / 1e6 * s->load->rate * s->load->threads);
+	double due = us / 1e6 * s->load->rate * s->load->threads;
+
+	add(s, part, METRIC_WRITES_DUE, due);
 	add(s, part, METRIC_WRITES_DONE, (double)done);
+	add(s, part, METRIC_WRITES_SHARE, (double)done / due);
 }
 
 /* Of all threads, in phases from, from + 2, ... */

@@ -170,8 +170,7 @@ static void server_line(const struct row *row, int new_part, FILE *to)
 		us(middle(row, METRIC_CHILD), wait, sizeof(wait)));
 	latencies(row, METRIC_DURING, to);
 	latencies(row, METRIC_REST, to);
-	fprintf(to, " %5.1f%%\n", 100 * middle(row, METRIC_WRITES_DONE) /
-		middle(row, METRIC_WRITES_DUE));
+	fprintf(to, " %5.1f%%\n", 100 * middle(row, METRIC_WRITES_SHARE));
 }
 
 static void memory_line(const struct row *row, FILE *to)

@@ -179,6 +179,7 @@ enum metric {
 	METRIC_REST = METRIC_DURING + LATENCY_COUNT,	/* from then to the next */
 	METRIC_WRITES_DUE = METRIC_REST + LATENCY_COUNT,
 	METRIC_WRITES_DONE,
+	METRIC_WRITES_SHARE,	/* done / due */
 	METRIC_MEMORY_BEFORE,	/* bytes before the first fork */
 	METRIC_MEMORY_PEAK,	/* ... the most from then on */
 	METRIC_MEMORY_AFTER,	/* ... at the end */
