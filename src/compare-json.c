@@ -122,12 +122,14 @@ static void add_server(struct json_object *o, const struct row *row)
 		{ "memory_left", METRIC_MEMORY_LEFT },
 		{ "cpu_us", METRIC_CPU },
 	};
+	const struct load *load = &row->cell.load;
 	struct row r = *row;
 
-	json_object_object_add(o, "threads", json_object_new_int64(row->cell.load.threads));
-	json_object_object_add(o, "rate", json_object_new_int64(row->cell.load.rate));
+	json_object_object_add(o, "threads", json_object_new_int64(load->threads));
+	json_object_object_add(o, "rate", json_object_new_int64(load->rate));
 	for (size_t i = 0; i < sizeof(single) / sizeof(single[0]); i++)
-		add_number(o, single[i].key, series_quantile(&r.series[single[i].metric], 0.5));
+		add_number(o, single[i].key,
+			   series_quantile(&r.series[single[i].metric], 0.5));
 	add_latencies(o, row, "during", METRIC_DURING);
 	add_latencies(o, row, "rest", METRIC_REST);
 	add_curve(o, row);

@@ -157,20 +157,21 @@ static double first_fork(const struct reply *reply)
 
 static void sum_up(const struct curve *c, struct reply *reply)
 {
-	double fork_at = first_fork(reply), before = 0, peak = 0;
+	double fork_at = first_fork(reply), before = 0, peak = 0, after = 0;
 
 	for (size_t i = 0; i < c->n; i++) {
+		after = c->point[i].bytes;
 		if (c->point[i].at_us < fork_at)
-			before = c->point[i].bytes;
-		else if (c->point[i].bytes > peak)
-			peak = c->point[i].bytes;
+			before = after;
+		else if (after > peak)
+			peak = after;
 	}
 	if (!peak || !before)
 		return;
 	reply_add(reply, SERVER_WHOLE, METRIC_MEMORY_BEFORE, before);
 	reply_add(reply, SERVER_WHOLE, METRIC_MEMORY_PEAK, peak);
-	reply_add(reply, SERVER_WHOLE, METRIC_MEMORY_AFTER, c->point[c->n - 1].bytes);
-	reply_add(reply, SERVER_WHOLE, METRIC_MEMORY_LEFT, c->point[c->n - 1].bytes / before);
+	reply_add(reply, SERVER_WHOLE, METRIC_MEMORY_AFTER, after);
+	reply_add(reply, SERVER_WHOLE, METRIC_MEMORY_LEFT, after / before);
 }
 
 /* --- curves -------------------------------------------------------------- */
