@@ -307,7 +307,6 @@ struct cow_facilities {
 	int overcommit;		/* vm.overcommit_memory is not 2 */
 	int limits;		/* RLIMIT_AS, RLIMIT_DATA, RLIMIT_FSIZE unlimited */
 	int userfaultfd;	/* one that sees faults of the kernel too */
-	int io_uring;		/* io_uring_setup(2); else poll(2) */
 };
 
 /*

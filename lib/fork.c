@@ -378,9 +378,9 @@ pid_t fork_by(pid_t (*libc_fork)(void))
 		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
 			;
 		errno = ENOMEM;
-		return -1;
+		pid = -1;
 	}
-	if (pid > 0)
+	if (pid)
 		start_mover();
 	return pid;
 }

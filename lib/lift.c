@@ -6,7 +6,7 @@
  *   2 the lease once more		... and there was none before
  *   3 UFFDIO_REGISTER(R, missing, and minor: pages that the store has)
  *   4 mremap(R -> S, DONTUNMAP)	R's page tables are empty: who touches it waits
- *   5 private pages of S -> A
+ *   5 private pages of S -> A, none of them pinned (pin.h)
  *   6 mremap(A -> R)			the parked table is back, with the changes
  *   7 UFFDIO_WAKE(R)
  *
@@ -39,26 +39,27 @@
 enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED, ONTO_STAY = ONTO | MREMAP_DONTUNMAP };
 
 #define TRIES 100	/* of what must not fail */
+#define SCRATCH_SIZE ((LIFT_TABLES + 1) * TABLE_SIZE)	/* so that tables align */
 
 /* --- the scratch -------------------------------------------------------- */
 
-static int clear(uintptr_t at, size_t len)
+/* Nothing there, and nothing that a child would inherit. */
+static long clear(uintptr_t at, size_t len)
 {
 	long p = sys_mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
 			  MAP_NORESERVE | (at ? MAP_FIXED : 0), -1, 0);
 
-	return sys_failed(p) ? (int)p : 0;
+	if (!sys_failed(p))
+		sys_madvise((uintptr_t)p, len, MADV_DONTFORK);
+	return p;
 }
 
-/* Twice the size, so that page tables move whole from any address. */
 int lift_open(struct lift *l)
 {
-	long p = sys_mmap(0, 2 * TABLE_SIZE, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	long p = clear(0, SCRATCH_SIZE);
 
 	if (sys_failed(p))
 		return -ENOMEM;
-	sys_munlock((uintptr_t)p, 2 * TABLE_SIZE);
 	l->scratch = (uintptr_t)p;
 	return 0;
 }
@@ -66,7 +67,7 @@ int lift_open(struct lift *l)
 void lift_close(struct lift *l)
 {
 	if (l->scratch)
-		sys_munmap(l->scratch, 2 * TABLE_SIZE);
+		sys_munmap(l->scratch, SCRATCH_SIZE);
 	l->scratch = 0;
 }
 
@@ -87,7 +88,7 @@ static int move(uintptr_t from, uintptr_t to, size_t len, int flags)
 }
 
 /* Steps 1 to 3. */
-static int hold(const struct lift *l, const struct store *s, const struct extent *e)
+static int hold(const struct lift *l, struct store *s, const struct extent *e)
 {
 	size_t len = e->end - e->start;
 	int ret = sys_madvise(e->start, len, MADV_DONTFORK);
@@ -97,7 +98,7 @@ static int hold(const struct lift *l, const struct store *s, const struct extent
 	if (ret == 0)
 		ret = uffd_hold(l->uffd, e->start, len, !merge_is_overlay(e));
 	if (ret < 0)
-		sys_madvise(e->start, len, MADV_DOFORK);
+		store_reopen_piece(s, e->start, len);
 	return ret;
 }
 
@@ -111,7 +112,7 @@ static int lay_store(struct store *s, const struct extent *e)
 
 /* Nothing may keep the pages from coming back. The kernel fails here only where it
  * has no memory for a page table, and then others die of that first. */
-static void put_back(const struct extent *e, uintptr_t at)
+static void put_back(struct store *s, const struct extent *e, uintptr_t at)
 {
 	size_t len = e->end - e->start;
 	int ret = -ENOMEM;
@@ -121,14 +122,14 @@ static void put_back(const struct extent *e, uintptr_t at)
 		if (ret < 0)
 			sched_yield();
 	}
-	sys_madvise(e->start, len, MADV_DOFORK);
+	store_reopen_piece(s, e->start, len);
 }
 
 /* Steps 5 and 6. */
 static int exchange(struct lift *l, struct store *s, const struct extent *e, uintptr_t at)
 {
 	size_t len = e->end - e->start;
-	int ret = l->watch_pins ? pin_found(at, len) : 0;
+	int ret = pin_found(at, e->start, len, &l->probe);
 
 	if (ret > 0)
 		ret = -EPERM;
@@ -142,27 +143,36 @@ static int exchange(struct lift *l, struct store *s, const struct extent *e, uin
 	return ret;
 }
 
+void lift_reap(struct lift *l)
+{
+	if (l->probe)
+		(void)sys_probe_reap(l->probe);
+	l->probe = 0;
+}
+
 int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e)
 {
 	uintptr_t at = scratch_for(l, e->start);
 	size_t len = e->end - e->start;
-	int ret = hold(l, s, e);
 	uint64_t start;
+	int ret;
 
+	lift_reap(l);	/* if this is another try under the same lock */
+	ret = hold(l, s, e);
 	if (ret < 0)
 		return ret;
 	start = sys_now_ns();
 	ret = move(e->start, at, len, ONTO_STAY);
 	if (ret < 0) {
 		uffd_let_go(l->uffd, e->start, len);
-		sys_madvise(e->start, len, MADV_DOFORK);
+		store_reopen_piece(s, e->start, len);
 		return ret;
 	}
 	ret = exchange(l, s, e, at);
 	if (ret < 0)
-		put_back(e, at);
+		put_back(s, e, at);
 	uffd_wake(l->uffd, e->start, len);
 	l->held_ns = sys_now_ns() - start;
-	clear(at, len);
+	(void)clear(at, len);
 	return ret;
 }

@@ -1,5 +1,5 @@
 /*
- * A part of a window lifted: its pages lie where nobody else reaches them, and
+ * A part of a window, some tables, lifted: its pages lie where nobody else reaches them, and
  * whoever touches the place waits in the kernel, by userfaultfd(2), until the store
  * is back there with all that they held. How a thaw works beside live threads.
  *
@@ -13,10 +13,15 @@
 
 #include "store.h"
 
+/* What is lifted at once, at most: the probe for pinned pages is shared, and nobody
+ * waits much longer than a millisecond. */
+#define LIFT_TABLES 16u
+#define LIFT_PAGES 1024u	/* to copy; the first table may have more */
+
 struct lift {
 	int uffd;		/* that holds faults of kernel and program alike */
-	uintptr_t scratch;	/* room for a table, PROT_NONE when empty */
-	int watch_pins;		/* pages may be pinned for devices: look for them */
+	uintptr_t scratch;	/* room for LIFT_TABLES, PROT_NONE when empty */
+	int probe;		/* child that was killed and is not reaped yet, or 0 */
 	uint64_t held_ns;	/* how long the last one was lifted */
 };
 
@@ -25,13 +30,16 @@ int lift_open(struct lift *l);
 void lift_close(struct lift *l);
 
 /*
- * Put the store's memory back over a piece of one table, FROZEN or overlay, with
- * what this process changed there. 0; on failure memory is as it was:
+ * Put the store's memory back over a piece, FROZEN or overlay, with what this process changed there. 0; on failure memory is as it was:
  * -EBUSY	a descendant looks
- * -EPERM	a page is pinned for a device
+ * -EPERM	a page is pinned
  * -EFAULT	more than one mapping lies there; try its halves
  * other	what the kernel refused
  */
 int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e);
+
+/* Reap the probe that the last one made. Its end takes as long as its turn on a
+ * processor, so nobody should wait for it: call it without the lock. */
+void lift_reap(struct lift *l);
 
 #endif

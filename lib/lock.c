@@ -88,7 +88,7 @@ int cow_mlockall(int flags)
 {
 	int ret;
 
-	mover_lock_without();	/* it has a page that must stay missing */
+	process_lock();
 	ret = lock_all(flags);
 	process_unlock();
 	return call_result(ret);

@@ -43,6 +43,39 @@ static int copy_run(void *arg, uintptr_t start, size_t len)
 	return 0;
 }
 
+struct work {
+	uintptr_t first_edge, edge;
+	size_t bytes;		/* that may still be copied */
+};
+
+static int weigh(void *arg, uintptr_t start, size_t len)
+{
+	struct work *w = arg;
+
+	if (len <= w->bytes) {
+		w->bytes -= len;
+		return 0;
+	}
+	w->edge = (start + w->bytes) & ~(TABLE_SIZE - 1);
+	if (w->edge < w->first_edge)
+		w->edge = w->first_edge;
+	return 1;
+}
+
+uintptr_t merge_edge(const struct extent *e, size_t tables, size_t pages)
+{
+	uintptr_t first = (e->start | (TABLE_SIZE - 1)) + 1;
+	struct work w = { first, first + (tables - 1) * TABLE_SIZE, pages * sys_page_size() };
+
+	if (w.edge < e->end)
+		w.first_edge = first;
+	else
+		w.edge = e->end;
+	if (e->end > first)
+		(void)procfs_private(e->start, w.edge - e->start, weigh, &w);
+	return w.edge < e->end ? w.edge : e->end;
+}
+
 int merge_piece(struct store *s, const struct extent *e, uintptr_t from)
 {
 	struct merge m = { store_alias(s, e->start), from, merge_is_overlay(e) };
@@ -59,6 +92,8 @@ int merge_piece(struct store *s, const struct extent *e, uintptr_t from)
 	ret = procfs_private(from, len, copy_run, &m);
 	if (closed)
 		sys_mprotect(from, len, e->prot);
+	if (ret < 0)
+		sys_mprotect(m.to, len, PROT_NONE);
 	if (ret < 0 && m.sparse)
 		(void)store_punch(s, e->start, len);
 	return ret;

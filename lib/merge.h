@@ -14,6 +14,10 @@
  * and on which there is nothing that the store cannot have. */
 int merge_is_overlay(const struct extent *e);
 
+/* Where to cut a piece so that merging it is about so many tables or pages of work:
+ * at the edge of a table. */
+uintptr_t merge_edge(const struct extent *e, size_t tables, size_t pages);
+
 /* Copy the private pages of a piece, which lie at `from` just now: in place, or
  * where they were moved to. Of an overlay nothing but its pages is in the store
  * afterwards. On failure the store holds nothing that would show later. 0, -errno. */

@@ -5,23 +5,26 @@
  *              |   (or forks have cost what a thaw costs, or cow_thaw() asks)
  *            THAW, a table at a time, the lock given up between tables
  *              |   a fork in between: back to WAIT
- *            END, when nothing is left that can be thawed; the next fork starts anew
+ *            PARK, when nothing is left that can be thawed, until the next fork
  *
  * It has a descriptor table of its own, so that nothing it opens takes a number
  * from the program or a child, and nothing that the program closes is its. It is
  * not woken when a descendant ends: asking costs 0.2 us, at intervals that grow with
  * the descendant's age from 2 ms to a quarter of a second, and a thaw is to wait
- * for quiet anyway. Who wants an answer touches the bell, a missing page of the
- * userfaultfd that it waits on.
- *
- * Nor does it call the log, whose callback may write to a descriptor.
+ * for quiet anyway.
  *
  * It allocates nothing by malloc, takes no lock but the process lock, and touches no
  * memory of the program's but through shadow and scratch: threads may wait for it.
+ * Nor does it call the log, whose callback may write to a descriptor.
+ *
+ * The C library does not count it among the threads whose last one ends the
+ * process: see uncount().
  *
  * SPDX-License-Identifier: MIT
  */
+#include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -32,11 +35,10 @@
 #include "fork.h"
 #include "freeze.h"
 #include "log.h"
-#include "loop.h"
 #include "mover.h"
 #include "options.h"
+#include "pin.h"
 #include "process.h"
-#include "procfs.h"
 #include "sys.h"
 #include "thaw.h"
 #include "uffd.h"
@@ -48,22 +50,29 @@
 #define TABLE_NS 100000u	/* first guess of what a table costs */
 #define WAIT_MIN_NS 2000000u
 #define WAIT_MAX_NS 256000000u
+#define TRIES 10u		/* while pages are pinned, */
+#define TRY_NS 20000000u	/* ... which rarely lasts */
 #define GIVE_WAY 1000		/* times, to threads that wait for the lock */
 
-enum next { NEXT_END, NEXT_WAIT, NEXT_LOOK, NEXT_AGAIN };
+enum next { NEXT_END, NEXT_PARK, NEXT_WAIT, NEXT_AGAIN };
 
 struct run {
 	struct lift lift;
-	struct loop loop;
 	struct thaw thaw;
 	int thawing;
-	int looked;		/* for descriptors that may pin memory */
+	unsigned tries;		/* passes that met pinned pages */
+	unsigned work;		/* what it knows of */
 	uint64_t wait_ns;
 };
 
+static struct mover *self(void)
+{
+	return &process.life->mover;
+}
+
 static int is_asked(void)
 {
-	return process.life->mover.answered != process.life->mover.asked;
+	return atomic_load(&self()->answered) != self()->asked;
 }
 
 /* What mlockall(2) would lock must not be moved about. */
@@ -72,50 +81,15 @@ static int worth_thawing(void)
 	return !process.lock_future && thaw_pending();
 }
 
-/* --- the bell ----------------------------------------------------------- */
-
-/* A page that is missing while there is a mover: who touches it waits until the
- * mover, which its fault has woken, gives it. What was asked stands elsewhere. */
-static int make_bell(struct mover *m)
-{
-	long p;
-
-	if (m->bell)
-		return 0;
-	p = sys_mmap(0, sys_page_size(), PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (sys_failed(p))
-		return -ENOMEM;
-	sys_madvise((uintptr_t)p, sys_page_size(), MADV_DONTFORK);
-	m->bell = (uintptr_t)p;
-	return 0;
-}
-
-static int hang_bell(int uffd)
-{
-	uintptr_t bell = process.life->mover.bell;
-	int ret = uffd_hold(uffd, bell, sys_page_size(), 0);
-
-	return ret ? ret : sys_madvise(bell, sys_page_size(), MADV_DONTNEED);
-}
-
-/* Also for those who touch all memory there is, like mlockall(2). */
-static void stop_ringing(int uffd)
-{
-	while (uffd_next_fault(uffd))
-		uffd_give_zeros(uffd, process.life->mover.bell);
-}
-
-static void ring(uintptr_t bell)
-{
-	sys_madvise(bell, sys_page_size(), MADV_DONTNEED);
-	(void)*(volatile char *)bell;
-}
-
 static void answer(int result)
 {
-	process.life->mover.answer = result;
-	process.life->mover.answered = process.life->mover.asked;
+	struct mover *m = self();
+
+	m->answer = result;
+	if (!is_asked())
+		return;
+	atomic_store(&m->answered, m->asked);
+	sys_futex_wake(&m->answered);
 }
 
 /* --- when --------------------------------------------------------------- */
@@ -150,7 +124,7 @@ static enum next when(struct run *r)
 	}
 	if (is_asked() || fork_thaw_pays())
 		return NEXT_AGAIN;
-	quiet = quiet_time(&process.life->mover);
+	quiet = quiet_time(self());
 	if (age >= quiet)
 		return NEXT_AGAIN;
 	r->wait_ns = at_most(quiet - age, WAIT_MAX_NS);
@@ -174,7 +148,7 @@ static enum cow_reason reason_of(const struct thaw *t)
 static void finish(struct run *r)
 {
 	const struct thaw *t = &r->thaw;
-	struct mover *m = &process.life->mover;
+	struct mover *m = self();
 
 	m->kept_why = reason_of(t);
 	if (t->tables) {
@@ -196,10 +170,16 @@ static enum next thaw_some(struct run *r)
 	if (ret == 1)
 		return NEXT_AGAIN;
 	finish(r);
-	if (ret < 0)
-		return NEXT_AGAIN;	/* forked meanwhile */
+	/* forked meanwhile, and what had thawed was frozen again */
+	if (ret < 0 || thaw_pending() > r->thaw.kept)
+		return NEXT_AGAIN;
+	if (r->thaw.why == -EPERM && ++r->tries < TRIES) {
+		r->wait_ns = TRY_NS;
+		return NEXT_WAIT;
+	}
+	r->tries = 0;
 	answer(r->thaw.kept ? -EAGAIN : 0);
-	return NEXT_END;
+	return NEXT_PARK;
 }
 
 static void begin(struct run *r)
@@ -207,14 +187,6 @@ static void begin(struct run *r)
 	memset(&r->thaw, 0, sizeof(r->thaw));
 	r->lift.held_ns = 0;
 	r->thawing = 1;
-	r->looked = 0;
-}
-
-/* What a thread is told to do before the rest of the program is gone: it ends, so
- * that the C library sees the last thread end. */
-static int must_end(void)
-{
-	return process.life->mover.stop || sys_alone_in_mm();
 }
 
 static int anything_left(void)
@@ -231,7 +203,8 @@ static enum next step(struct run *r)
 {
 	enum next next;
 
-	if (must_end())
+	r->work = atomic_load(&self()->work);
+	if (self()->stop)
 		return NEXT_END;
 	if (r->thawing)
 		return thaw_some(r);
@@ -239,11 +212,9 @@ static enum next step(struct run *r)
 		return NEXT_AGAIN;
 	if (!anything_left()) {
 		answer(0);
-		return NEXT_END;
+		return NEXT_PARK;
 	}
 	next = when(r);
-	if (next == NEXT_AGAIN && !r->looked)
-		return NEXT_LOOK;
 	if (next == NEXT_AGAIN)
 		begin(r);
 	return next;
@@ -280,102 +251,109 @@ static void give_way(void)
 		sched_yield();
 }
 
-static void wait(struct run *r)
+static void park(struct run *r)
 {
-	if (loop_wait(&r->loop, r->wait_ns) < 0)
-		sched_yield();
-	stop_ringing(r->lift.uffd);
+	atomic_store(&self()->parked, 1);
+	sys_futex_wait(&self()->work, r->work, UINT64_MAX);
+	atomic_store(&self()->parked, 0);
 }
 
-/* Some microseconds a descriptor, so not under the lock. */
-static void look(struct run *r)
+static void act(struct run *r, enum next next)
 {
-	r->lift.watch_pins = procfs_may_pin(process.life->mover.starter);
-	r->looked = 1;
-}
-
-static void end(void)
-{
-	process.life->mover.stop = 0;
-	atomic_store(&process.life->mover.runs, 0);
+	switch (next) {
+	case NEXT_PARK: park(r); break;
+	case NEXT_WAIT: sys_futex_wait(&self()->work, r->work, r->wait_ns); break;
+	case NEXT_AGAIN: give_way(); break;
+	case NEXT_END: break;
+	}
 }
 
 static void run(struct run *r)
 {
-	for (;;) {
-		enum next next;
+	enum next next;
 
+	do {
 		process_lock();
 		next = step(r);
-		if (next == NEXT_END)
-			end();
 		process_unlock();
-		if (next == NEXT_END)
-			return;
-		if (next == NEXT_LOOK)
-			look(r);
-		else if (next == NEXT_WAIT)
-			wait(r);
-		else
-			give_way();
-	}
+		lift_reap(&r->lift);
+		act(r, next);
+	} while (next != NEXT_END);
 }
 
-/* 0, or the enum cow_reason why there can be no mover. */
 static int open_all(struct run *r)
 {
 	/* nothing of the program's is in the new table, not even for an instant */
-	if (sys_close_range(0, ~0u, CLOSE_RANGE_UNSHARE) < 0)
-		return COW_REASON_UFFD;
-	r->lift.uffd = uffd_open();
-	if (r->lift.uffd < 0)
-		return COW_REASON_UFFD;
-	if (lift_open(&r->lift) < 0 || hang_bell(r->lift.uffd) < 0)
-		return COW_REASON_UFFD;
-	loop_open(&r->loop, r->lift.uffd, 1);
-	return COW_REASON_NONE;
+	int ret = sys_close_range(0, ~0u, CLOSE_RANGE_UNSHARE);
+
+	if (ret == 0)
+		ret = r->lift.uffd = uffd_open();
+	return ret < 0 ? ret : lift_open(&r->lift);
 }
 
 static void close_all(struct run *r)
 {
-	uintptr_t bell = process.life->mover.bell;
-
-	loop_close(&r->loop);
 	lift_close(&r->lift);
-	if (r->lift.uffd >= 0) {
-		uffd_let_go(r->lift.uffd, bell, sys_page_size());
+	if (r->lift.uffd >= 0)
 		sys_close(r->lift.uffd);
-	}
 }
 
+/* It does not end now: see uncount(). */
 static void refuse(int why)
 {
 	process_lock();
-	atomic_store(&process.life->mover.refused, why);
+	atomic_store(&self()->refused, why);
 	process_native((enum cow_reason)why);
-	process.life->mover.news.any = 1;
-	end();
+	self()->news.any = 1;
+	answer(-EPERM);
+	process_unlock();
+}
+
+static int must_end(void)
+{
+	int stop;
+
+	process_lock();
+	stop = self()->stop;
+	process_unlock();
+	return stop;
+}
+
+static void note_tid(void)
+{
+	process_lock();
+	self()->tid = sys_gettid();
 	process_unlock();
 }
 
 static void *main_of_mover(void *arg)
 {
-	struct mover *m = &process.life->mover;
 	struct run r = { .lift.uffd = -1 };
-	int why;
 
 	(void)arg;
 	sys_name_thread("cowfork-mover");
-	while (atomic_exchange(&m->busy, 1))	/* the one before cleans up */
-		sched_yield();
-	why = open_all(&r);
-	if (why)
-		refuse(why);
-	else
+	note_tid();
+	if (open_all(&r) < 0) {
+		refuse(COW_REASON_UFFD);
+		while (!must_end())
+			sys_futex_wait(&self()->work, atomic_load(&self()->work),
+				       WAIT_MAX_NS);
+	} else {
 		run(&r);
+	}
 	close_all(&r);
-	atomic_store(&m->busy, 0);
 	return NULL;
+}
+
+/* --- start and end ------------------------------------------------------ */
+
+/* The C library's count of threads, which it exports for libthread_db(3). The last
+ * of them runs exit(3). That must not be the mover, which has none of the program's
+ * descriptors to flush output to. So it is not counted, which those who make and end
+ * it see to: threads of the program, which do not end meanwhile. */
+static _Atomic(unsigned) *count_of_threads(void)
+{
+	return (_Atomic(unsigned) *)dlsym(RTLD_DEFAULT, "__nptl_nthreads");
 }
 
 /* Signals of the program's are none of its business; the C library's own, by which
@@ -404,105 +382,135 @@ static int create(void)
 	return ret;
 }
 
-/* Under the lock: is it this thread's to start one? */
+/* A filter may kill for what a mover does: so a child tries it. */
+static void try_calls(void)
+{
+	int uffd = uffd_open();
+
+	if (uffd >= 0)
+		sys_close(uffd);
+	(void)sys_close_range(~0u, ~0u, 0);
+	(void)sys_thread_lives(0);
+}
+
+/* Here, so that no thread is made where there is no use for it. */
+static int is_refused(void)
+{
+	int uffd;
+
+	if (sys_is_filtered() && sys_try(try_calls) != 0)
+		return COW_REASON_SANDBOX;
+	if (!pin_can_tell())
+		return COW_REASON_PINNED;
+	uffd = uffd_open();
+	if (uffd < 0)
+		return COW_REASON_UFFD;
+	sys_close(uffd);
+	return count_of_threads() ? COW_REASON_NONE : COW_REASON_THREAD;
+}
+
+/* Under the lock: is it this thread's to make one? */
 static int claim(struct mover *m)
 {
-	if (atomic_load(&m->runs) || atomic_load(&m->refused) || !worth_thawing() ||
-	    make_bell(m) < 0)
+	if (atomic_load(&m->runs) || atomic_load(&m->refused) || !worth_thawing())
 		return 0;
-	m->starter = sys_gettid();
 	atomic_store(&m->runs, 1);
 	return 1;
 }
 
 static void start(void)
 {
-	struct mover *m = &process.life->mover;
-	int claimed;
+	struct mover *m = self();
+	int claimed, why;
 
 	process_lock();
 	claimed = claim(m);
 	process_unlock();
-	if (!claimed || create() == 0)
+	if (!claimed)
 		return;
+	why = is_refused();
+	if (!why && create() == 0) {
+		atomic_fetch_sub(count_of_threads(), 1);
+		return;
+	}
 	process_lock();
-	atomic_store(&m->refused, COW_REASON_THREAD);
-	process_native(COW_REASON_THREAD);
-	end();
+	atomic_store(&m->refused, why);	/* for want of a thread the next fork tries */
+	m->kept_why = why ? why : COW_REASON_THREAD;
+	m->news.any = 1;
+	process_native((enum cow_reason)m->kept_why);
+	atomic_store(&m->runs, 0);
 	process_unlock();
+}
+
+static void wake(struct mover *m)
+{
+	atomic_fetch_add(&m->work, 1);
+	sys_futex_wake(&m->work);
+}
+
+/* Of a fork. Where it waits for time to pass it need not know at once. */
+static void tell(struct mover *m)
+{
+	atomic_fetch_add(&m->work, 1);
+	if (atomic_load(&m->parked))
+		sys_futex_wake(&m->work);
 }
 
 void mover_start(void)
 {
-	struct mover *m = &process.life->mover;
+	struct mover *m = self();
 
-	if (!__libc_single_threaded && !atomic_load(&m->runs) &&
-	    !atomic_load(&m->refused) && options.thaw == COW_THAW_AUTO &&
-	    !sys_alone_in_mm())
+	if (atomic_load(&m->runs))
+		tell(m);
+	else if (!process_borrowed() && !__libc_single_threaded && !atomic_load(&m->refused) && options.thaw == COW_THAW_AUTO &&
+		 !sys_alone_in_mm())
 		start();
-}
-
-/* --- questions ---------------------------------------------------------- */
-
-static int has_ended(const struct mover *m)
-{
-	return !atomic_load(&m->runs) && !atomic_load(&m->busy);
 }
 
 void mover_stop(void)
 {
-	struct mover *m = &process.life->mover;
+	struct mover *m = self();
+	int tid = 0;
 
-	while (!has_ended(m)) {
+	while (atomic_load(&m->runs) && !tid) {	/* it may be about to begin */
 		process_lock();
-		m->stop = atomic_load(&m->runs);
+		tid = atomic_load(&m->runs) ? m->tid : 0;
+		m->stop = tid != 0;
 		process_unlock();
-		ring(m->bell);
 		sched_yield();
 	}
-}
-
-void mover_lock_without(void)
-{
-	for (;;) {
-		process_lock();
-		if (has_ended(&process.life->mover))
-			return;
-		process_unlock();
-		mover_stop();
-	}
-}
-
-/* 1 when *ret_result is the answer. */
-static int is_answered(const struct mover *m, unsigned question, int *ret_result)
-{
-	int answered;
-
+	if (!tid)
+		return;
+	atomic_fetch_add(count_of_threads(), 1);
+	wake(m);
+	while (sys_thread_lives(tid))
+		sched_yield();
 	process_lock();
-	answered = (int)(m->answered - question) >= 0;
-	*ret_result = m->answer;
+	m->stop = m->tid = 0;
+	atomic_store(&m->runs, 0);
 	process_unlock();
-	return answered;
 }
 
-/* Wait for the answer: 1. 0: the mover has ended without one. */
-static int ask(struct mover *m, int *ret_result)
+/* --- public ------------------------------------------------------------- */
+
+/* Wait for the mover's answer. */
+static int ask(struct mover *m)
 {
-	unsigned question;
+	unsigned question, answered;
 
 	process_lock();
 	question = ++m->asked;
 	process_unlock();
-	do {
-		if (m->bell)
-			ring(m->bell);
-		if (is_answered(m, question, ret_result))
-			return 1;
-	} while (atomic_load(&m->runs));
-	return is_answered(m, question, ret_result);
+	wake(m);
+	for (;;) {
+		answered = atomic_load(&m->answered);
+		if ((int)(answered - question) >= 0)
+			return m->answer;
+		sys_futex_wait(&m->answered, answered, WAIT_MAX_NS);
+		if (!atomic_load(&m->runs))
+			return -EAGAIN;
+	}
 }
-
-/* --- public ------------------------------------------------------------- */
 
 /* 0 or -errno; 1: others run here. With the lock held. */
 static int thaw_alone(void)
@@ -521,25 +529,18 @@ static int thaw_alone(void)
 
 int cow_thaw(void)
 {
-	struct mover *m = &process.life->mover;
-	int ret, result;
+	struct mover *m = self();
+	int ret;
 
 	process_lock();
-	atomic_store(&m->refused, COW_REASON_NONE);
 	ret = thaw_alone();
+	if (!atomic_load(&m->runs))
+		atomic_store(&m->refused, COW_REASON_NONE);
 	process_unlock();
-	while (ret == 1) {
-		start();
-		if (ask(m, &result))
-			return result;
-		if (atomic_load(&m->refused) == COW_REASON_THREAD)
-			return -EAGAIN;
-		if (atomic_load(&m->refused))
-			return -EPERM;
-		sched_yield();
-		process_lock();
-		ret = thaw_alone();	/* it ended meanwhile, or does just now */
-		process_unlock();
-	}
-	return ret;
+	if (ret < 1)
+		return ret;
+	start();
+	if (atomic_load(&m->refused))
+		return -EPERM;
+	return atomic_load(&m->runs) ? ask(m) : -EAGAIN;
 }

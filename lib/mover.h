@@ -11,18 +11,19 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-/* All zero in a new child, which has none. Under the process lock. */
+/* All zero in a new child, which has none. Under the process lock but where it says
+ * that the field is read or waited for without. */
 struct mover {
-	atomic_int runs;	/* or is about to, or is asked to end; read without */
-	atomic_int busy;	/* its thread has not cleaned up yet; without */
-	atomic_int refused;	/* enum cow_reason: no mover can be had; without */
+	atomic_int runs;	/* there is one; read without */
+	atomic_int parked;	/* ... that waits for a fork; read without */
+	atomic_int refused;	/* enum cow_reason: none can be had; read without */
+	atomic_uint work;	/* counts what it must know of; it waits for that */
 	int stop;		/* it is to end */
+	int tid;		/* its thread id */
 	int kept_why;		/* enum cow_reason: what its last thaw left frozen */
-	int starter;		/* thread id: whose descriptors may pin memory */
-	uintptr_t bell;		/* two pages: touching the first asks the mover */
 	unsigned asked;		/* number of the last question */
-	unsigned answered;	/* of the last that was answered */
-	int answer;		/* ... and how */
+	atomic_uint answered;	/* ... of the last that has an answer; waited for */
+	int answer;
 	uint64_t table_ns;	/* cost of a table in its last thaw */
 	struct mover_news {	/* for the log, which is not the mover's to call */
 		int any;
@@ -31,8 +32,8 @@ struct mover {
 	} news;
 };
 
-/* After a fork: start it if there is work that it alone can do. Takes the lock. Not
- * for signal handlers and atfork handlers: it makes a thread. */
+/* After a fork: give it work, start it if there is work that it alone can do. Takes
+ * the lock. Not for signal handlers and atfork handlers: it makes a thread. */
 void mover_start(void);
 
 /* Log what it did since the last call. The process lock is held, by a thread of the
@@ -41,8 +42,5 @@ void mover_tell(void);
 
 /* End it, and wait for that. Not under the lock. */
 void mover_stop(void);
-
-/* Take the lock at a moment when there is no mover. */
-void mover_lock_without(void);
 
 #endif

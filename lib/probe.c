@@ -10,7 +10,6 @@
 
 #include "compat.h"
 #include "lease.h"
-#include "loop.h"
 #include "store.h"
 #include "sys.h"
 #include "uffd.h"
@@ -82,17 +81,6 @@ static int has_userfaultfd(void)
 	return 1;
 }
 
-static int has_io_uring(void)
-{
-	struct loop l;
-	int has;
-
-	loop_open(&l, -1, 1);
-	has = l.on_ring;
-	loop_close(&l);
-	return has;
-}
-
 int cow_facilities(struct cow_facilities *fac)
 {
 	struct cow_facilities f = { .size = sizeof(f) };
@@ -108,7 +96,6 @@ int cow_facilities(struct cow_facilities *fac)
 	f.maps = readable("/proc/thread-self/maps");
 	f.pagemap = readable("/proc/thread-self/pagemap");
 	f.userfaultfd = has_userfaultfd();
-	f.io_uring = has_io_uring();
 	f.overcommit = !store_strict_overcommit();
 	probe_lease(&f);
 	memcpy((char *)fac + sizeof(size_t), (char *)&f + sizeof(size_t),

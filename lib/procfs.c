@@ -252,17 +252,9 @@ int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 	return each_run(start, len, is_private, fn, arg);
 }
 
-static int found_one(void *arg, uintptr_t start, size_t len)
+int procfs_unshared(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 {
-	(void)arg;
-	(void)start;
-	(void)len;
-	return 1;
-}
-
-int procfs_unshared(uintptr_t start, size_t len)
-{
-	return each_run(start, len, is_unshared, found_one, NULL);
+	return each_run(start, len, is_unshared, fn, arg);
 }
 
 /* --- core files --------------------------------------------------------- */
@@ -357,44 +349,6 @@ static int any_descriptor(const char *path, descriptor_test *test)
 int procfs_pins(void)
 {
 	return any_descriptor("/proc/thread-self/fdinfo", pins);
-}
-
-static int begins_with(const char *text, const char *const *list)
-{
-	for (; *list; list++)
-		if (!strncmp(text, *list, strlen(*list)))
-			return 1;
-	return 0;
-}
-
-/* By the name alone: nothing that is asked here goes to a file system. */
-static int may_pin(int dir, const char *name)
-{
-	static const char *const suspects[] = {
-		"/dev/", "/dmabuf", "anon_inode:[io_uring]", "anon_inode:[vfio",
-		"anon_inode:dmabuf", NULL,
-	};
-	static const char *const harmless[] = {
-		"/dev/console", "/dev/full", "/dev/null", "/dev/ptmx", "/dev/pts/",
-		"/dev/random", "/dev/shm/", "/dev/tty", "/dev/urandom", "/dev/zero", NULL,
-	};
-	char link[64] = "";
-	long n = sys_readlink_at(dir, name, link, sizeof(link) - 1);
-
-	return n > 0 && begins_with(link, suspects) && !begins_with(link, harmless);
-}
-
-int procfs_may_pin(int tid)
-{
-	char path[64];
-	int ret;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/fd", tid);
-	ret = any_descriptor(path, may_pin);
-	if (ret)
-		return 1;
-	snprintf(path, sizeof(path), "/proc/self/task/%d/fdinfo", tid);
-	return any_descriptor(path, pins) != 0;
 }
 
 int procfs_pid_of(int pidfd)

@@ -33,11 +33,6 @@ void procfs_dump_private(void);
  * memory: one with O_DIRECT, an io_uring with registered buffers? -errno. */
 int procfs_pins(void);
 
-/* Might this thread's process have memory pinned through a descriptor: besides those
- * above an io_uring of any kind, or a device that is no terminal or memory device?
- * 0 only when it has none for sure. */
-int procfs_may_pin(int tid);
-
 /* The process that a pidfd stands for; 0 for another descriptor, -errno. */
 int procfs_pid_of(int pidfd);
 
@@ -51,9 +46,6 @@ int procfs_map_at(uintptr_t addr, struct procfs_map *ret_map);
 /* Is the page at addr present and mapped by this process alone? 1, 0, -errno. */
 int procfs_exclusive(uintptr_t addr);
 
-/* Is a page of [start, start + len) private and mapped by this process alone? */
-int procfs_unshared(uintptr_t start, size_t len);
-
 /* Anonymous pages in memory, -errno. */
 long procfs_anonymous_pages(void);
 
@@ -63,5 +55,8 @@ typedef int procfs_run_fn(void *arg, uintptr_t start, size_t len);
  * mapping, that are private to this process now (in memory, swap or migration
  * alike). A result other than 0 ends the walk and is returned; -errno. */
 int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg);
+
+/* The same for those that are in memory, and mapped by this process alone. */
+int procfs_unshared(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg);
 
 #endif

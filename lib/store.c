@@ -432,6 +432,7 @@ void store_shrink(struct store *s)
 void store_inherit(struct store *s)
 {
 	s->inherited = 1;
+	s->closed = 0;
 	/* its spare maps are the parent's (MADV_DONTFORK) */
 	s->spare = (struct spare){ 0 };
 	if (!store_have_room(s))
@@ -466,6 +467,49 @@ int store_by_halves(store_step *step, struct store *s, uintptr_t start, size_t l
 		return ret;
 	ret = store_by_halves(step, s, start, half, arg);
 	return ret ? ret : store_by_halves(step, s, start + half, len - half, arg);
+}
+
+void store_close(struct store *s)
+{
+	for (size_t i = 0; i < s->extents.count; i++) {
+		const struct extent *e = &s->extents.at[i];
+
+		if (e->state == EXTENT_FROZEN)
+			sys_madvise(e->start, e->end - e->start, MADV_DONTFORK);
+	}
+	s->closed = 1;
+}
+
+/* Advice of the program's own stays, and such memory is not FROZEN. */
+static int reopen(struct store *s, uintptr_t from, uintptr_t to)
+{
+	int ret = 0;
+
+	extents_each(e, &s->extents, from, to)
+		if ((e.state == EXTENT_FROZEN ||
+		     (e.state == EXTENT_NATIVE && !(e.flags & ~EXTENT_STALE))) &&
+		    sys_madvise(e.start, e.end - e.start, MADV_DOFORK) < 0)
+			ret = -ENOMEM;
+	return ret;
+}
+
+int store_reopen(struct store *s, uintptr_t but_from, uintptr_t but_to)
+{
+	uintptr_t end = s->base + s->size;
+	int ret;
+
+	if (but_from < s->base || but_from >= end)
+		but_from = but_to = end;
+	ret = reopen(s, s->base, but_from) | reopen(s, but_to, end);
+	s->closed = ret < 0;
+	s->owns |= s->closed;
+	return ret < 0 ? -ENOMEM : 0;
+}
+
+void store_reopen_piece(struct store *s, uintptr_t start, size_t len)
+{
+	if (sys_madvise(start, len, MADV_DOFORK) < 0)
+		s->closed = s->owns = 1;
 }
 
 /* --- single steps ------------------------------------------------------- */
@@ -603,5 +647,6 @@ int store_unpark(struct store *s, uintptr_t start, size_t len, int prot)
 	if (sys_failed(ret))
 		return (int)ret;
 	sys_madvise(start, len, MADV_DODUMP);
+	sys_mprotect(alias, len, PROT_NONE);	/* so that the shadow is one map again */
 	return 0;
 }

@@ -38,6 +38,7 @@ struct store {
 					 * parts exist */
 	int owns;			/* something may be OWNED: freeze has work */
 	int stale;			/* something may be EXTENT_STALE */
+	int closed;			/* private parts may be MADV_DONTFORK */
 	struct extents extents;
 	struct spare spare;
 	struct lease lease;
@@ -99,6 +100,15 @@ int store_unpark(struct store *s, uintptr_t start, size_t len, int prot);
 typedef int store_step(struct store *s, uintptr_t start, size_t len, void *arg);
 int store_by_halves(store_step *step, struct store *s, uintptr_t start, size_t len,
 		    void *arg);
+
+/* No fork sees what is FROZEN in the window; and again it does, but for
+ * [but_from, but_to). The second can fail (-ENOMEM): then the store is marked so,
+ * and the next freeze tries again. */
+void store_close(struct store *s);
+int store_reopen(struct store *s, uintptr_t but_from, uintptr_t but_to);
+
+/* The same for one piece. */
+void store_reopen_piece(struct store *s, uintptr_t start, size_t len);
 
 /* Does the address space limit allow to move len bytes now? A limit set since
  * the store was made is met by giving up unused address space first. Asked

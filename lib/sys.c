@@ -7,14 +7,17 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -224,22 +227,6 @@ int sys_userfaultfd(int flags)
 	return (int)CALL(SYS_userfaultfd, flags);
 }
 
-long sys_readlink_at(int dir, const char *name, char *buf, size_t len)
-{
-	return CALL(SYS_readlinkat, dir, name, buf, len);
-}
-
-int sys_poll_in(int fd, uint64_t timeout_ns)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-	struct timespec ts = {
-		.tv_sec = (time_t)(timeout_ns / 1000000000u),
-		.tv_nsec = (long)(timeout_ns % 1000000000u),
-	};
-
-	return (int)CALL(SYS_ppoll, &p, 1, &ts, NULL, 0);
-}
-
 int sys_peek(void *to, const void *from, size_t len)
 {
 	struct iovec local = { to, len }, remote = { (void *)(uintptr_t)from, len };
@@ -263,38 +250,97 @@ int sys_gettid(void)
 	return (int)CALL(SYS_gettid, 0);
 }
 
+int sys_thread_lives(int tid)
+{
+	return CALL(SYS_tgkill, sys_getpid(), tid, 0) == 0;
+}
+
+void sys_futex_wait(atomic_uint *word, unsigned value, uint64_t timeout_ns)
+{
+	struct timespec ts = {
+		.tv_sec = (time_t)(timeout_ns / 1000000000u),
+		.tv_nsec = (long)(timeout_ns % 1000000000u),
+	};
+
+	CALL(SYS_futex, word, FUTEX_WAIT_PRIVATE, value,
+	     timeout_ns == UINT64_MAX ? NULL : &ts, NULL, 0);
+}
+
+void sys_futex_wake(atomic_uint *word)
+{
+	CALL(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
 void sys_name_thread(const char *name)
 {
 	CALL(SYS_prctl, PR_SET_NAME, name);
 }
 
-static _Noreturn void wait_for_the_end(int parent)
+static void wait_for_the_end(int parent)
 {
 	CALL(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
 	while ((int)CALL(SYS_getppid, 0) == parent)
 		CALL(SYS_ppoll, NULL, 0, NULL, NULL, 0);
-	CALL(SYS_exit_group, 0);
-	__builtin_unreachable();
 }
 
-int sys_probe_start(void)
+static int make_child(void (*fn)(void))
 {
 	int self = sys_getpid(), pid;
 	uint64_t before;
 
 	sys_block_signals(&before);
 	pid = (int)CALL(SYS_clone, 0, 0, 0, 0, 0);
-	if (pid == 0)
-		wait_for_the_end(self);
+	if (pid == 0) {
+		if (fn)
+			fn();
+		else
+			wait_for_the_end(self);
+		CALL(SYS_exit_group, 0);
+	}
 	sys_restore_signals(&before);
 	return pid;
 }
 
-void sys_probe_end(int pid)
+int sys_probe_reap(int pid)
+{
+	int status = -1;
+
+	while (CALL(SYS_wait4, pid, &status, __WALL, NULL) == -EINTR)
+		;
+	return status;
+}
+
+int sys_probe_start(void)
+{
+	return make_child(NULL);
+}
+
+void sys_probe_kill(int pid)
 {
 	CALL(SYS_kill, pid, SIGKILL);
-	while (CALL(SYS_wait4, pid, NULL, __WALL, NULL) == -EINTR)
-		;
+}
+
+int sys_try(void (*fn)(void))
+{
+	int pid = make_child(fn);
+
+	return pid < 0 ? pid : sys_probe_reap(pid);
+}
+
+int sys_is_filtered(void)
+{
+	return CALL(SYS_prctl, PR_GET_SECCOMP) != 0;
+}
+
+int sys_kernel_is(unsigned major, unsigned minor)
+{
+	struct utsname name;
+	unsigned is_major, is_minor;
+
+	if (CALL(SYS_uname, &name) < 0 ||
+	    sscanf(name.release, "%u.%u", &is_major, &is_minor) != 2)
+		return 0;
+	return is_major > major || (is_major == major && is_minor >= minor);
 }
 
 void sys_block_signals(uint64_t *ret_old)

@@ -9,6 +9,7 @@
 #ifndef COWFORK_SYS_H
 #define COWFORK_SYS_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -49,10 +50,7 @@ int sys_close(int fd);
 int sys_close_range(unsigned first, unsigned last, unsigned flags);
 int sys_ioctl(int fd, unsigned long request, void *arg);
 int sys_userfaultfd(int flags);
-long sys_readlink_at(int dir, const char *name, char *buf, size_t len);
 
-/* 1 when fd is readable, 0 when the time has passed. */
-int sys_poll_in(int fd, uint64_t timeout_ns);
 
 /* Copy what a caller points at, or -EFAULT where it points at nothing. */
 int sys_peek(void *to, const void *from, size_t len);
@@ -63,12 +61,29 @@ int sys_peek(void *to, const void *from, size_t len);
 int sys_alone_in_mm(void);
 
 int sys_gettid(void);
+int sys_thread_lives(int tid);	/* of this process */
 void sys_name_thread(const char *name);
+
+/* Does a filter for system calls hold for this thread (seccomp(2))? */
+int sys_is_filtered(void);
+
+/* Is the kernel's version at least this? */
+int sys_kernel_is(unsigned major, unsigned minor);
 
 /* A child of the kernel's alone: no handler runs in it, it sends no signal when it
  * ends, and does nothing until then. Its pid or -errno. */
 int sys_probe_start(void);
-void sys_probe_end(int pid);
+void sys_probe_kill(int pid);
+int sys_probe_reap(int pid);	/* wait for its end; as wait(2) tells it */
+
+/* Run fn in such a child, and wait. 0 when it ended by itself. */
+int sys_try(void (*fn)(void));
+
+/* Wait until somebody wakes who waits for this word, unless it is another than
+ * `value` already, or the time has passed (UINT64_MAX: never); or wake all. Private
+ * to this process. */
+void sys_futex_wait(atomic_uint *word, unsigned value, uint64_t timeout_ns);
+void sys_futex_wake(atomic_uint *word);
 
 /* Block every signal, those that glibc keeps for itself included; undo. */
 void sys_block_signals(uint64_t *ret_old);

@@ -163,46 +163,52 @@ static int lift_step(struct store *s, uintptr_t start, size_t len, void *arg)
 	return ret;
 }
 
-/* The piece that begins at t->at and lies in one table. */
-static int thaw_piece(struct thaw *t, struct lift *l, struct store *s,
-		      const struct extent *e)
+static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 {
-	size_t len = e->end - e->start;
-	int ret = -ENOMEM;
-
+	lift_reap(l);
 	if (!lease_free(&s->lease))
 		return -EBUSY;
-	if (merge_is_overlay(e) && memory_is_locked(e->start, len))
-		ret = -EPERM;
-	else if (store_may_move(s, len) && store_have_room(s) &&
-		 freeze_reserve(s, 2) == 0)
-		ret = verify_piece(s, e) ? store_by_halves(lift_step, s, e->start, len, l)
-					 : -EEXIST;
+	if (merge_is_overlay(e) && memory_is_locked(e->start, e->end - e->start))
+		return -EACCES;
+	if (!verify_piece(s, e))
+		return -EEXIST;
+	e->end = merge_edge(e, LIFT_TABLES, LIFT_PAGES);
+	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
+	    freeze_reserve(s, 2) < 0)
+		return -ENOMEM;
+	return store_by_halves(lift_step, s, e->start, e->end - e->start, l);
+}
+
+/* The next piece, and its first table only if it has a pinned page. */
+static int thaw_piece(struct thaw *t, struct lift *l, struct store *s, struct extent *e)
+{
+	int ret = lift_piece(l, s, e);
+	size_t len;
+
+	if (ret == -EPERM && e->end > (e->start | (TABLE_SIZE - 1)) + 1) {
+		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
+		ret = lift_piece(l, s, e);
+	}
 	if (ret == -EBUSY)
 		return ret;
+	len = e->end - e->start;
 	if (ret < 0) {
 		t->kept += len;
 		t->why = ret;
 		return 1;
 	}
-	if (!t->tables++)
+	if (!t->tables)
 		begin_generation();
-	t->bytes += len;
+	t->tables += (len + TABLE_SIZE - 1) / TABLE_SIZE;
 	return 1;
 }
 
-static int next_piece(struct thaw *t, struct store *s, struct extent *ret_piece)
+static int next_piece(const struct thaw *t, struct store *s, struct extent *ret_piece)
 {
-	uintptr_t end = s->base + s->size;
-
-	extents_each(e, &s->extents, t->at < s->base ? s->base : t->at, end) {
-		uintptr_t edge = (e.start | (TABLE_SIZE - 1)) + 1;
-
+	extents_each(e, &s->extents, t->at < s->base ? s->base : t->at, s->base + s->size) {
 		if (!can_thaw(&e))
 			continue;
 		*ret_piece = e;
-		if (e.end > edge)
-			ret_piece->end = edge;
 		return 1;
 	}
 	return 0;

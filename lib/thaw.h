@@ -24,18 +24,18 @@ int thaw_allowed(void);
 /* Thaw all at once. Extents that fail stay FROZEN; returns how many thawed. */
 int thaw_all(void);
 
-/* A thaw beside live threads, a table at a time; all zero at its start. */
+/* A thaw beside live threads, some tables at a time; all zero at its start. */
 struct thaw {
 	unsigned store;		/* where it is */
 	uintptr_t at;
-	uint64_t tables, bytes;	/* thawed */
+	uint64_t tables;	/* thawed */
 	uint64_t kept;		/* bytes that could not be, */
 	int why;		/* and the last -errno of that */
 	uint64_t ns;		/* with the lock held */
 	uint64_t longest_ns;	/* that a writer may have been held */
 };
 
-/* The next table. 1: there may be more; 0: that was all; -EBUSY: a descendant
+/* The next tables. 1: there may be more; 0: that was all; -EBUSY: a descendant
  * looks, begin anew when none does. */
 int thaw_next(struct thaw *t, struct lift *l);
 

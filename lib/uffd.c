@@ -69,21 +69,3 @@ void uffd_let_go(int uffd, uintptr_t start, size_t len)
 	sys_ioctl(uffd, UFFDIO_UNREGISTER, &range);
 	uffd_wake(uffd, start, len);
 }
-
-uintptr_t uffd_next_fault(int uffd)
-{
-	struct uffd_msg msg;
-
-	while (sys_read(uffd, &msg, sizeof(msg)) == sizeof(msg))
-		if (msg.event == UFFD_EVENT_PAGEFAULT)
-			return (uintptr_t)msg.arg.pagefault.address;
-	return 0;
-}
-
-void uffd_give_zeros(int uffd, uintptr_t page)
-{
-	struct uffdio_zeropage zero = { .range = { page, sys_page_size() } };
-
-	sys_ioctl(uffd, UFFDIO_ZEROPAGE, &zero);
-	uffd_wake(uffd, page, sys_page_size());	/* if it was there already */
-}

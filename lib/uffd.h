@@ -1,5 +1,5 @@
 /*
- * userfaultfd(2): to hold whoever touches a range, and to be asked by a fault.
+ * userfaultfd(2): to hold whoever touches a range.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -23,11 +23,5 @@ void uffd_let_go(int uffd, uintptr_t start, size_t len);
 
 /* Wake who waits there: what they touched is mapped now. */
 void uffd_wake(int uffd, uintptr_t start, size_t len);
-
-/* The address of the next fault that nobody was told of; 0 when there is none. */
-uintptr_t uffd_next_fault(int uffd);
-
-/* Answer faults on a missing page of anonymous memory, and wake who waits. */
-void uffd_give_zeros(int uffd, uintptr_t page);
 
 #endif

@@ -86,15 +86,15 @@ int verify_store(struct store *s)
 	return ret;
 }
 
-int verify_piece(const struct store *s, const struct extent *e)
+int verify_piece(const struct store *s, struct extent *e)
 {
 	struct procfs_map m;
 	int ret = procfs_map_at(e->start, &m);
 
 	if (ret < 0)
 		return ret != -ENOENT;	/* no /proc, or no map */
-	if (m.start > e->start || m.end < e->end)
-		return 0;
+	if (m.end < e->end)
+		e->end = m.end;
 	if (e->state == EXTENT_NATIVE)	/* anonymous memory laid over a window */
 		return !m.ino && !m.shared;
 	return kind_of(s, &m) == expected(e);

@@ -13,7 +13,8 @@
  * program's from now on (EXTENT_FOREIGN). 0 or -ENOMEM. */
 int verify_store(struct store *s);
 
-/* Is this piece of an extent one mapping of the kind that it should be? */
-int verify_piece(const struct store *s, const struct extent *e);
+/* Is the beginning of this piece of an extent a mapping of the kind that it should
+ * be? The piece is cut where that mapping ends. */
+int verify_piece(const struct store *s, struct extent *e);
 
 #endif

@@ -47,7 +47,6 @@ static const struct line lines[] = {
 	  "programs with threads stay frozen once they have forked; root has it, others "
 	  "by a right to open /dev/userfaultfd (Linux 6.1) or by "
 	  "vm.unprivileged_userfaultfd=1" },
-	{ FIELD(io_uring), "io_uring_setup(2)", 0, "the mover waits by poll(2)" },
 };
 
 int explain_machine(void)

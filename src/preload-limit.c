@@ -76,7 +76,8 @@ INTERPOSED int prctl(int option, ...)
 	va_end(args);
 	if ((option == PR_SET_NO_NEW_PRIVS || option == PR_SET_SECCOMP) &&
 	    !process_borrowed()) {
-		mover_lock_without();	/* its system calls may be filtered too */
+		mover_stop();	/* a filter may be for its system calls too */
+		process_lock();
 		if (!process.native_for_good)
 			process.native_for_good = COW_REASON_SANDBOX;
 		(void)freeze_retire();
