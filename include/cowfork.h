@@ -121,8 +121,9 @@ int cow_prepare(void) COW_MUST_CHECK;
  * one that touches a table (2 MiB) which is moved just then waits some 0.1 ms.
  * 0 also when nothing was frozen.
  * -EBUSY: a descendant looks. -EPERM: other threads run and there is no such
- * userfaultfd, or mlockall(MCL_FUTURE) is in force. -EAGAIN: some memory stays
- * frozen (pages pinned for a device, no map left), or no thread could be made.
+ * userfaultfd, or mlockall(MCL_FUTURE) is in force, or descendants cannot be counted.
+ * -EAGAIN: some memory stays frozen (pages are pinned, no map left), or no thread could
+ * be made.
  * Not for signal handlers: it may make a thread.
  */
 int cow_thaw(void) COW_MUST_CHECK;
@@ -227,6 +228,7 @@ enum cow_reason {
 				 * or a page is pinned */
 	COW_REASON_UFFD,	/* no userfaultfd(2) that sees the kernel's faults */
 	COW_REASON_THREAD,	/* no thread can be made */
+	COW_REASON_LEASE,	/* descendants cannot be counted */
 	COW_REASON_COUNT,
 };
 

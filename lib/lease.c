@@ -114,3 +114,8 @@ int lease_free(const struct lease *l)
 {
 	return l->marker && lease_count(l) == 0 && procfs_exclusive(l->marker) == 1;
 }
+
+int lease_tells(const struct lease *l)
+{
+	return l->marker && lease_count(l) >= 0 && procfs_exclusive(l->marker) >= 0;
+}

@@ -22,6 +22,9 @@ void lease_close(struct lease *l);
 /* Living descendants that inherited the attachment; -1 when unknown. */
 int64_t lease_count(const struct lease *l);
 
+/* Can both witnesses be asked? */
+int lease_tells(const struct lease *l);
+
 /* Do both witnesses say that nobody looks? 0 also when one cannot be asked. */
 int lease_free(const struct lease *l);
 

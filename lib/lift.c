@@ -38,7 +38,7 @@
 
 enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED, ONTO_STAY = ONTO | MREMAP_DONTUNMAP };
 
-#define TRIES 100	/* of what must not fail */
+#define MAPS_LENT 12u	/* what the steps take at most, mremap's headroom too */
 #define SCRATCH_SIZE ((LIFT_TABLES + 1) * TABLE_SIZE)	/* so that tables align */
 
 /* --- the scratch -------------------------------------------------------- */
@@ -97,6 +97,8 @@ static int hold(const struct lift *l, struct store *s, const struct extent *e)
 		ret = -EBUSY;
 	if (ret == 0)
 		ret = uffd_hold(l->uffd, e->start, len, !merge_is_overlay(e));
+	if (ret == -EBUSY && lease_free(&s->lease))
+		ret = -EADDRINUSE;	/* by another userfaultfd */
 	if (ret < 0)
 		store_reopen_piece(s, e->start, len);
 	return ret;
@@ -110,17 +112,33 @@ static int lay_store(struct store *s, const struct extent *e)
 				   : store_unpark(s, e->start, len, e->prot);
 }
 
-/* Nothing may keep the pages from coming back. The kernel fails here only where it
- * has no memory for a page table, and then others die of that first. */
-static void put_back(struct store *s, const struct extent *e, uintptr_t at)
+/* The scratch without this part, which is nobody's any more. */
+static void lose(struct lift *l, uintptr_t at, size_t len)
+{
+	uintptr_t end = l->scratch + SCRATCH_SIZE;
+
+	if (at > l->scratch)
+		sys_munmap(l->scratch, at - l->scratch);
+	if (at + len < end)
+		sys_munmap(at + len, end - at - len);
+	l->scratch = 0;
+	(void)lift_open(l);
+}
+
+/* Must succeed: what is there is nowhere else. Other threads may take the maps that
+ * it needs; so all of the reserve goes, and it is tried until one is free. The
+ * second way needs less, but leaves a hole where the scratch was. */
+static void put_back(struct lift *l, struct store *s, const struct extent *e, uintptr_t at)
 {
 	size_t len = e->end - e->start;
-	int ret = -ENOMEM;
 
-	for (int i = 0; ret < 0 && i < TRIES; i++) {
-		ret = move(at, e->start, len, ONTO_STAY);
-		if (ret < 0)
-			sched_yield();
+	while (move(at, e->start, len, ONTO_STAY) < 0) {
+		if (move(at, e->start, len, ONTO) == 0) {
+			lose(l, at, len);
+			break;
+		}
+		spare_release(&s->spare);
+		sched_yield();
 	}
 	store_reopen_piece(s, e->start, len);
 }
@@ -129,7 +147,11 @@ static void put_back(struct store *s, const struct extent *e, uintptr_t at)
 static int exchange(struct lift *l, struct store *s, const struct extent *e, uintptr_t at)
 {
 	size_t len = e->end - e->start;
+	uint64_t start = sys_now_ns();
 	int ret = pin_found(at, e->start, len, &l->probe);
+
+	if (l->probe)
+		l->probe_ns = sys_now_ns() - start;
 
 	if (ret > 0)
 		ret = -EPERM;
@@ -150,19 +172,13 @@ void lift_reap(struct lift *l)
 	l->probe = 0;
 }
 
-int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e)
+static int lifted(struct lift *l, struct store *s, const struct extent *e)
 {
 	uintptr_t at = scratch_for(l, e->start);
 	size_t len = e->end - e->start;
-	uint64_t start;
-	int ret;
+	uint64_t start = sys_now_ns();
+	int ret = move(e->start, at, len, ONTO_STAY);
 
-	lift_reap(l);	/* if this is another try under the same lock */
-	ret = hold(l, s, e);
-	if (ret < 0)
-		return ret;
-	start = sys_now_ns();
-	ret = move(e->start, at, len, ONTO_STAY);
 	if (ret < 0) {
 		uffd_let_go(l->uffd, e->start, len);
 		store_reopen_piece(s, e->start, len);
@@ -170,9 +186,24 @@ int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e)
 	}
 	ret = exchange(l, s, e, at);
 	if (ret < 0)
-		put_back(s, e, at);
+		put_back(l, s, e, at);
 	uffd_wake(l->uffd, e->start, len);
 	l->held_ns = sys_now_ns() - start;
-	(void)clear(at, len);
+	if (at >= l->scratch && at < l->scratch + SCRATCH_SIZE)
+		(void)clear(at, len);
+	return ret;
+}
+
+int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e)
+{
+	int ret;
+
+	lift_reap(l);	/* if this is another try under the same lock */
+	if (!l->scratch && lift_open(l) < 0)
+		return -ENOMEM;
+	spare_lend(&s->spare, MAPS_LENT);
+	ret = hold(l, s, e);
+	if (ret == 0)
+		ret = lifted(l, s, e);
 	return ret;
 }

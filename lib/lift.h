@@ -22,6 +22,7 @@ struct lift {
 	int uffd;		/* that holds faults of kernel and program alike */
 	uintptr_t scratch;	/* room for LIFT_TABLES, PROT_NONE when empty */
 	int probe;		/* child that was killed and is not reaped yet, or 0 */
+	uint64_t probe_ns;	/* what it took to make one */
 	uint64_t held_ns;	/* how long the last one was lifted */
 };
 

@@ -14,6 +14,9 @@
  * and on which there is nothing that the store cannot have. */
 int merge_is_overlay(const struct extent *e);
 
+/* Has this process pages of its own there? 1 also when it cannot be told. */
+int merge_has_pages(const struct extent *e);
+
 /* Where to cut a piece so that merging it is about so many tables or pages of work:
  * at the edge of a table. */
 uintptr_t merge_edge(const struct extent *e, size_t tables, size_t pages);

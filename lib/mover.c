@@ -52,6 +52,8 @@
 #define WAIT_MAX_NS 256000000u
 #define TRIES 10u		/* while pages are pinned, */
 #define TRY_NS 20000000u	/* ... which rarely lasts */
+#define PROBE_NS 1000000u	/* a probe's fork (pin.h) that takes longer, */
+#define PROBES 4u		/* ... is followed by a rest as long as that many */
 #define GIVE_WAY 1000		/* times, to threads that wait for the lock */
 
 enum next { NEXT_END, NEXT_PARK, NEXT_WAIT, NEXT_AGAIN };
@@ -96,7 +98,7 @@ static void answer(int result)
 
 static uint64_t quiet_time(const struct mover *m)
 {
-	uint64_t tables = thaw_pending() / TABLE_SIZE + 1;
+	uint64_t tables = thaw_accessible() / TABLE_SIZE + 1;
 
 	return QUIET_NS + QUIET_THAWS * tables * (m->table_ns ? m->table_ns : TABLE_NS);
 }
@@ -117,6 +119,11 @@ static enum next when(struct run *r)
 {
 	uint64_t age = sys_now_ns() - process.life->meter.before, quiet;
 
+	if (!thaw_can_tell()) {
+		self()->kept_why = COW_REASON_LEASE;
+		answer(-EPERM);
+		return NEXT_PARK;
+	}
 	if (!thaw_unseen()) {
 		answer(-EBUSY);
 		r->wait_ns = poll_time(age);
@@ -167,8 +174,11 @@ static enum next thaw_some(struct run *r)
 {
 	int ret = thaw_next(&r->thaw, &r->lift);
 
+	/* a fork that takes long, for much memory elsewhere, is not to be all there is */
+	r->wait_ns = PROBES * r->lift.probe_ns;
+	r->lift.probe_ns = 0;
 	if (ret == 1)
-		return NEXT_AGAIN;
+		return r->wait_ns > PROBES * PROBE_NS ? NEXT_WAIT : NEXT_AGAIN;
 	finish(r);
 	/* forked meanwhile, and what had thawed was frozen again */
 	if (ret < 0 || thaw_pending() > r->thaw.kept)
@@ -517,7 +527,7 @@ static int thaw_alone(void)
 {
 	if (!thaw_pending())
 		return 0;
-	if (process.lock_future)
+	if (process.lock_future || !thaw_can_tell())
 		return -EPERM;
 	if (!thaw_unseen())
 		return -EBUSY;

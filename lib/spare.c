@@ -46,6 +46,17 @@ int spare_hold(struct spare *sp, size_t count)
 	return 0;
 }
 
+/* One call for all: the pages merge with those between them. */
+void spare_lend(struct spare *sp, size_t count)
+{
+	size_t n = sys_page_size(), lent = (count + 1) & ~(size_t)1;
+
+	if (lent > sp->held)
+		lent = sp->held;
+	if (lent && sys_mprotect(sp->at + (sp->held - lent + 1) * n, lent * n, PROT_NONE) == 0)
+		sp->held -= lent;
+}
+
 void spare_release(struct spare *sp)
 {
 	if (sp->at)

@@ -20,6 +20,9 @@ struct spare {
 /* Hold at least count maps. -ENOMEM: the kernel's limit is reached. */
 int spare_hold(struct spare *sp, size_t count);
 
+/* Let at least count go, or all that are left, for a moment. */
+void spare_lend(struct spare *sp, size_t count);
+
 /* Let all go, for the freeze to use. Cannot fail. */
 void spare_release(struct spare *sp);
 

@@ -592,8 +592,9 @@ int store_punch(struct store *s, uintptr_t start, size_t len)
 
 /* At rest the template is inaccessible and unlocked, so that no mlockall(2), not
  * even one made behind our back, fills it: it would show what it was filled with
- * ever after. Each piece gets its extent's protection before it moves, so that
- * there is no instant in which a guard page could be touched. */
+ * ever after. Each piece gets its extent's protection and advice before it moves, so
+ * that there is no instant in which a guard page could be touched, and nothing can
+ * fail once other threads write to it. */
 static int cover(struct store *s, uintptr_t start, size_t len)
 {
 	uintptr_t to_template = s->template - s->base;
@@ -601,12 +602,18 @@ static int cover(struct store *s, uintptr_t start, size_t len)
 	long ret = sys_mprotect(start + to_template, len, prot);
 
 	sys_munlock(start + to_template, len);
+	if (ret == 0)
+		ret = sys_madvise(start + to_template, len, MADV_DODUMP);
+	if (ret == 0)
+		ret = sys_madvise(start + to_template, len, MADV_DOFORK);
 	extents_each(e, &s->extents, start, start + len)
 		if (ret == 0 && e.prot != prot)
 			ret = sys_mprotect(e.start + to_template, e.end - e.start, e.prot);
 	if (ret == 0)
 		ret = sys_mremap(start + to_template, len, len, MOVE_STAY, start);
 	sys_mprotect(start + to_template, len, PROT_NONE);
+	sys_madvise(start + to_template, len, MADV_DONTDUMP);
+	sys_madvise(start + to_template, len, MADV_DONTFORK);
 	return sys_failed(ret) ? (int)ret : 0;
 }
 
@@ -627,10 +634,6 @@ int store_park(struct store *s, uintptr_t start, size_t len)
 		sys_madvise(alias, len, MADV_DONTDUMP);
 		ret = cover(s, start, len);
 	}
-	if (ret == 0)
-		ret = sys_madvise(start, len, MADV_DODUMP);
-	if (ret == 0)
-		ret = sys_madvise(start, len, MADV_DOFORK);
 	if (ret < 0)
 		take_back(s, start, len);
 	return ret;

@@ -43,6 +43,8 @@ const char *cow_reason_string(enum cow_reason reason)
 				    "(CAP_SYS_PTRACE, vm.unprivileged_userfaultfd, "
 				    "/dev/userfaultfd)",
 		[COW_REASON_THREAD] = "no thread can be made",
+		[COW_REASON_LEASE] = "descendants cannot be counted (System V shared memory, "
+				     "a locked page, /proc/self/pagemap)",
 	};
 
 	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";

@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "freeze.h"
 #include "memory.h"
@@ -21,6 +22,7 @@
 #include "verify.h"
 
 #define TAKE_IN (16 * TABLE_SIZE)
+#define RESERVATION ((size_t)1 << 30)		/* that is looked at under one lock */
 #define STACK_ROOM ((uintptr_t)64 << 10)	/* what a thaw needs, many times over */
 
 int thaw_unseen(void)
@@ -41,15 +43,36 @@ static int can_thaw(const struct extent *e)
 	return e->state == EXTENT_FROZEN || merge_is_overlay(e);
 }
 
-uint64_t thaw_pending(void)
+static uint64_t pending(int prot)
 {
 	uint64_t bytes = 0;
 
 	process_each_own(s)
-		for (size_t i = 0; i < s->extents.count; i++)
-			if (can_thaw(&s->extents.at[i]))
-				bytes += s->extents.at[i].end - s->extents.at[i].start;
+		for (size_t i = 0; i < s->extents.count; i++) {
+			const struct extent *e = &s->extents.at[i];
+
+			if (can_thaw(e) && (!prot || e->prot & prot))
+				bytes += e->end - e->start;
+		}
 	return bytes;
+}
+
+uint64_t thaw_pending(void)
+{
+	return pending(0);
+}
+
+uint64_t thaw_accessible(void)
+{
+	return pending(PROT_READ | PROT_WRITE);
+}
+
+int thaw_can_tell(void)
+{
+	process_each_own(s)
+		if (!lease_tells(&s->lease))
+			return 0;
+	return 1;
 }
 
 static void begin_generation(void)
@@ -163,8 +186,33 @@ static int lift_step(struct store *s, uintptr_t start, size_t len, void *arg)
 	return ret;
 }
 
+/* Inaccessible and without pages of this process: a reservation. Nobody can touch it,
+ * so nobody needs to be held, and it may be large. */
+static int is_reservation(const struct extent *e)
+{
+	return e->state == EXTENT_FROZEN && !e->prot && !merge_has_pages(e);
+}
+
+static int thaw_reservation(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	int ret = sys_madvise(e->start, len, MADV_DONTFORK);
+
+	if (ret == 0 && !lease_free(&s->lease))
+		ret = -EBUSY;
+	if (ret == 0)
+		ret = store_by_halves(unpark_step, s, e->start, len, NULL);
+	if (ret < 0)
+		store_reopen_piece(s, e->start, len);
+	else
+		s->owns = 1;
+	return ret;
+}
+
 static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 {
+	int ret, nobody;
+
 	lift_reap(l);
 	if (!lease_free(&s->lease))
 		return -EBUSY;
@@ -172,11 +220,19 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 		return -EACCES;
 	if (!verify_piece(s, e))
 		return -EEXIST;
-	e->end = merge_edge(e, LIFT_TABLES, LIFT_PAGES);
+	if (!e->prot && e->end - e->start > RESERVATION)
+		e->end = e->start + RESERVATION;
+	nobody = is_reservation(e);
+	if (!nobody)
+		e->end = merge_edge(e, LIFT_TABLES, LIFT_PAGES);
 	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
 	    freeze_reserve(s, 2) < 0)
 		return -ENOMEM;
-	return store_by_halves(lift_step, s, e->start, e->end - e->start, l);
+	if (nobody)
+		return thaw_reservation(s, e);
+	ret = store_by_halves(lift_step, s, e->start, e->end - e->start, l);
+	(void)freeze_reserve(s, 0);	/* some of it was lent */
+	return ret;
 }
 
 /* The next piece, and its first table only if it has a pinned page. */

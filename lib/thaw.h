@@ -15,8 +15,12 @@
 /* No living descendant sees a store of this process. */
 int thaw_unseen(void);
 
-/* Bytes that a thaw would take back. */
+/* Can that be told at all? */
+int thaw_can_tell(void);
+
+/* Bytes that a thaw would take back; and of these, those that are no reservations. */
 uint64_t thaw_pending(void);
+uint64_t thaw_accessible(void);
 
 /* May thaw_all() be called now: nobody looks, and nobody else runs here? */
 int thaw_allowed(void);
