@@ -62,6 +62,15 @@ static void nap(unsigned us)
 	nanosleep(&ts, NULL);
 }
 
+static struct cow_stats stats(void)
+{
+	struct cow_stats st = { .size = sizeof(st) };
+
+	if (cow_stats(&st) < 0)
+		die("cow_stats");
+	return st;
+}
+
 /* --- threads ------------------------------------------------------------ */
 
 enum kind { OWNER, READER, LOCKER, PLAYER, FORKER, THAWER, KINDS };
@@ -305,7 +314,8 @@ static int thaw_step(struct thread *t)
 	ret = cow_thaw();
 	if (ret == 0 || ret == -EBUSY)
 		return 0;
-	printf("cow_thaw: %s\n", strerror(-ret));
+	printf("cow_thaw: %s: %s\n", strerror(-ret),
+	       cow_reason_string((enum cow_reason)stats().frozen_reason));
 	return 1;
 }
 
@@ -434,15 +444,6 @@ static void rest(unsigned ms)
 	}
 }
 
-static struct cow_stats stats(void)
-{
-	struct cow_stats st = { .size = sizeof(st) };
-
-	if (cow_stats(&st) < 0)
-		die("cow_stats");
-	return st;
-}
-
 /* --- storms and quiet times ---------------------------------------------- */
 
 static void short_fork(void)
@@ -514,17 +515,32 @@ struct left {
 	int maps, threads, descriptors;
 };
 
-static int count_lines(const char *path, const char *what)
+/* But for the store's shared maps, which are as many as its shadow had protections. */
+static int count_maps(void)
 {
 	char line[512];
 	int n = 0;
-	FILE *f = fopen(path, "r");
+	FILE *f = fopen("/proc/self/maps", "r");
+
+	while (f && fgets(line, sizeof(line), f)) {
+		const char *perms = strchr(line, ' ');
+
+		n += !strstr(line, "/memfd:cowfork") || (perms && perms[4] == 'p');
+	}
+	if (f)
+		fclose(f);
+	return n;
+}
+
+static int count_threads(void)
+{
+	char line[512];
+	int n = 0;
+	FILE *f = fopen("/proc/self/status", "r");
 
 	while (f && fgets(line, sizeof(line), f))
-		if (!what)
-			n++;
-		else if (!strncmp(line, what, strlen(what)))
-			n = atoi(line + strlen(what));
+		if (!strncmp(line, "Threads:", 8))
+			n = atoi(line + 8);
 	if (f)
 		fclose(f);
 	return n;
@@ -544,9 +560,9 @@ static struct left count_all(void)
 	struct left l = { .descriptors = count_descriptors() };
 	double end = now() + PATIENCE;
 
-	while ((l.threads = count_lines("/proc/self/status", "Threads:")) > 1 && now() < end)
+	while ((l.threads = count_threads()) > 1 && now() < end)
 		nap(1000);	/* the mover goes by itself */
-	l.maps = count_lines("/proc/self/maps", NULL);
+	l.maps = count_maps();
 	process_each_own(s)
 		l.maps -= (int)s->spare.held;
 	return l;
