@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "compat.h"
 #include "door.h"
 #include "sys.h"
 
@@ -163,6 +164,11 @@ WRAP(int, sys_open, (const char *path, int flags), (path, flags), (void)0)
 WRAP(long, sys_pread, (int fd, void *buf, size_t len, off_t off), (fd, buf, len, off), (void)0)
 WRAP(long, sys_read, (int fd, void *buf, size_t len), (fd, buf, len), (void)0)
 WRAP(int, sys_close, (int fd), (fd), __real_sys_close(fd))
+WRAP(int, sys_close_range, (unsigned first, unsigned last, unsigned flags),
+     (first, last, flags), (void)0)
+WRAP(long, sys_getdents, (int fd, void *buf, size_t len), (fd, buf, len), (void)0)
+WRAP(int, sys_probe_start, (void), (), (void)0)
+WRAP(int, sys_userfaultfd, (int flags), (flags), (void)0)
 WRAP_POSIX(pid_t, fork, (void), ())
 WRAP_POSIX(int, fstat, (int fd, struct stat *st), (fd, st))
 WRAP_POSIX(int, getrlimit, (__rlimit_resource_t what, struct rlimit *limit), (what, limit))
@@ -209,6 +215,29 @@ int __wrap_shmctl(int id, int what, struct shmid_ds *ds)
 		return __real_shmctl(id, what, ds);
 	errno = error;
 	return -1;
+}
+
+/* The kernel does not refuse to wake who waits in a range that is one. */
+int __real_sys_ioctl(int fd, unsigned long request, void *arg);
+int __wrap_sys_ioctl(int fd, unsigned long request, void *arg);
+int __wrap_sys_ioctl(int fd, unsigned long request, void *arg)
+{
+	int error = request == UFFDIO_WAKE ? 0 :
+		    refuse(DOOR_sys_ioctl, __builtin_return_address(0));
+
+	return error ? -error : __real_sys_ioctl(fd, request, arg);
+}
+
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+			  void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+			  void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+			  void *(*fn)(void *), void *arg)
+{
+	int error = refuse(DOOR_pthread_create, __builtin_return_address(0));
+
+	return error ? error : __real_pthread_create(thread, attr, fn, arg);
 }
 
 typedef void handler(void);

@@ -28,6 +28,11 @@
 	X(sys_pread, EIO, EPERM)					\
 	X(sys_read, EIO, EPERM)						\
 	X(sys_close, EIO, EINTR)					\
+	X(sys_close_range, ENOSYS, EMFILE)				\
+	X(sys_getdents, EIO, EACCES)					\
+	X(sys_ioctl, EINVAL, ENOMEM)					\
+	X(sys_probe_start, EAGAIN, ENOMEM)				\
+	X(sys_userfaultfd, EPERM, EMFILE)				\
 	X(sys_alone_in_mm, EINVAL, EPERM)				\
 	X(sys_ram_and_swap, ENOSYS, EPERM)				\
 	X(fork, EAGAIN, ENOMEM)						\
@@ -35,6 +40,7 @@
 	X(getrlimit, EPERM, EINVAL)					\
 	X(getrusage, EINVAL, EPERM)					\
 	X(pthread_atfork, ENOMEM, EAGAIN)				\
+	X(pthread_create, EAGAIN, EINVAL)				\
 	X(shmat, ENOMEM, EACCES)					\
 	X(shmctl, EPERM, EINVAL)					\
 	X(shmget, ENOSPC, ENOSYS)

@@ -6,10 +6,12 @@
  * nothing is left behind. The same for a life in which all memory is locked, which
  * retires the stores.
  *
- * Use: fault-nth [--step N] [--door NAME [--nth N [--how HOW]]]
+ * Use: fault-nth [--step N] [--script N] [--door NAME [--nth N [--how HOW]]]
  *      fault-nth --life 1	nothing is refused: for where a facility is missing
+ *      fault-nth --life beside	the same of the life with threads
  * --step 1 refuses every call in turn, which takes a quarter of an hour; without
- * it some are. The address of a complaint is that of the call, for addr2line(1).
+ * it some are. Script 0 is the life, 1 that in which memory is locked, 2 that with
+ * threads. The address of a complaint is that of the call, for addr2line(1).
  * HOW: 0 once, 1 once with the other errno, 2 ever after, and, by hand only, 3:
  * mremap fails after it has unmapped its target, as no kernel is known to do
  * unless its own memory runs out.
@@ -33,8 +35,9 @@
 #define STEP 25
 #define NEVER 1000000u	/* more calls than there are */
 
-enum script { LIFE, RETIRE, SCRIPTS };
+enum script { LIFE, RETIRE, BESIDE, SCRIPTS };
 
+static int only = -1;		/* script, or all */
 static int *maps_left;		/* shared with the life */
 static int clean_maps[SCRIPTS];
 static unsigned clean_calls[SCRIPTS][DOOR_COUNT];
@@ -44,8 +47,9 @@ static int play(enum script script, enum door door, unsigned nth, enum how how)
 	int bad;
 
 	door_order(door, nth, how);
-	bad = script == LIFE ? life() : life_again();
+	bad = script == LIFE ? life() : script == RETIRE ? life_again() : life_beside();
 	door_order(door, 0, how);
+	bad = bad || (script == BESIDE && life_thaws());
 	bad = bad || life_afterwards(maps_left);
 	return bad || (script == LIFE && life_again());
 }
@@ -88,17 +92,22 @@ static int all_of(enum script script, enum door door, enum how how, unsigned ste
 	return bad;
 }
 
-static int all_doors(unsigned step, int only)
+static int is_wanted(int script)
+{
+	return only < 0 || script == only;
+}
+
+static int all_doors(unsigned step, int wanted)
 {
 	int bad = 0;
 
 	for (int door = 0; door < DOOR_COUNT; door++) {
 		unsigned tried = 0;
 
-		if (only >= 0 && door != only)
+		if (wanted >= 0 && door != wanted)
 			continue;
 		for (int script = 0; script < SCRIPTS; script++)
-			for (int how = HOW_ONCE; how < HOW_UNMAPPED; how++)
+			for (int how = HOW_ONCE; is_wanted(script) && how < HOW_UNMAPPED; how++)
 				bad += all_of((enum script)script, (enum door)door, (enum how)how,
 					      how == HOW_ONCE ? step : 5 * step, &tried);
 		printf("%-20s %4u refusals\n", door_name((enum door)door), tried);
@@ -174,6 +183,16 @@ static int all(unsigned step, int door)
 	return bad != 0;
 }
 
+static int one(int door, unsigned nth, int how)
+{
+	int bad = 0;
+
+	for (int script = 0; script < SCRIPTS; script++)
+		bad |= is_wanted(script) &&
+		       !try((enum script)script, (enum door)door, nth, (enum how)how);
+	return bad;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned step = STEP, nth = 0;
@@ -181,7 +200,9 @@ int main(int argc, char **argv)
 
 	setvbuf(stdout, NULL, _IONBF, 0);
 	if (argc > 1 && !strcmp(argv[1], "--life"))
-		return life() || life_afterwards(&maps) || life_again();
+		return argc > 2 && !strcmp(argv[2], "beside") ?
+		       life_beside() || life_afterwards(&maps) :
+		       life() || life_afterwards(&maps) || life_again();
 	for (int i = 1; i + 1 < argc; i += 2) {
 		if (!strcmp(argv[i], "--step"))
 			step = (unsigned)atoi(argv[i + 1]);
@@ -189,6 +210,8 @@ int main(int argc, char **argv)
 			door = door_named(argv[i + 1]);
 		else if (!strcmp(argv[i], "--nth"))
 			nth = (unsigned)atoi(argv[i + 1]);
+		else if (!strcmp(argv[i], "--script"))
+			only = atoi(argv[i + 1]) % SCRIPTS;
 		else if (!strcmp(argv[i], "--how"))
 			how = atoi(argv[i + 1]) % HOW_COUNT;
 	}
@@ -198,7 +221,6 @@ int main(int argc, char **argv)
 		return perror("mmap"), 2;
 	door_begin();
 	if (nth && door >= 0)
-		return !(try(LIFE, (enum door)door, nth, (enum how)how) &
-			 try(RETIRE, (enum door)door, nth, (enum how)how));
+		return one(door, nth, how);
 	return all(step, door);
 }

@@ -5,6 +5,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +14,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <linux/io_uring.h>
 
 #include "compat.h"
 #include "lease.h"
@@ -24,8 +28,9 @@
 #define SIZE (PAGES * PAGE)
 #define OWN MIB			/* a child's own region */
 
-/* What a page of the area should be: a seed, or one of these. */
-enum { ZERO = 0, UNKNOWN = 999 };
+/* What a page of the area should be: a seed, or one of these. GONE: unmapped, and
+ * whatever came to lie there since is not ours. */
+enum { ZERO = 0, GONE = 998, UNKNOWN = 999 };
 
 static char *area;
 static unsigned page_is[PAGES];
@@ -39,11 +44,18 @@ static struct moved {
 } moved[16];
 static int moves;
 
+/* A page that was unmapped. In a window nothing else comes there, and what a refusal
+ * left of it is to go in the end. */
+static unsigned gone(void)
+{
+	return process_store_at((uintptr_t)area, 1) ? UNKNOWN : GONE;
+}
+
 /* --- looking ------------------------------------------------------------ */
 
 static int is_page_right(const char *base, size_t i, unsigned is)
 {
-	if (is == UNKNOWN)
+	if (is == UNKNOWN || is == GONE)
 		return 1;
 	return is == ZERO ? is_zero(base + i * PAGE, PAGE) : is_page_filled(base, i, is);
 }
@@ -67,14 +79,14 @@ static int is_right(void)
 static void note(size_t first, size_t count, unsigned is)
 {
 	for (size_t i = first; i < first + count; i++)
-		if (page_is[i] != UNKNOWN)
+		if (page_is[i] != UNKNOWN && page_is[i] != GONE)
 			page_is[i] = is;
 }
 
 static void write_pages(size_t from, size_t to, unsigned seed)
 {
 	for (size_t i = from; i < to; i++)
-		if (page_is[i] != UNKNOWN) {
+		if (page_is[i] != UNKNOWN && page_is[i] != GONE) {
 			fill_page(area, i, seed);
 			page_is[i] = seed;
 		}
@@ -116,7 +128,7 @@ static int child(void)
 	if (area && cow_madvise(area + 90 * PAGE, 30 * PAGE, MADV_DONTNEED) == 0)
 		note(90, 30, ZERO);
 	if (area && cow_munmap(area + 130 * PAGE, 3 * PAGE) == 0)
-		note(130, 3, UNKNOWN);
+		note(130, 3, gone());
 	if (cow_region_create(OWN, 0, &own) == 0)
 		fill(own, OWN, 7);
 	else
@@ -193,7 +205,7 @@ static int protects(size_t at)
 static int unmaps(size_t at)
 {
 	if (cow_munmap(area + at * PAGE, 9 * PAGE) == 0)
-		note(at, 9, UNKNOWN);
+		note(at, 9, gone());
 	else	/* some are those of the call that was refused */
 		NEED(errno == EFAULT || errno == EPERM || errno == EACCES || errno == ENOMEM);
 	return is_right();
@@ -209,7 +221,7 @@ static int remaps(size_t at, size_t count, size_t more, int flags)
 		return refused_with(ENOMEM, EFAULT, EINVAL) || is_right();
 	*m = (struct moved){ .at = p, .first = at, .count = count, .pages = count + more };
 	memcpy(m->is, page_is + at, count * sizeof(*m->is));
-	note(at, count, flags & MREMAP_DONTUNMAP ? ZERO : UNKNOWN);
+	note(at, count, flags & MREMAP_DONTUNMAP ? ZERO : gone());
 	moves++;
 	return is_right();
 }
@@ -321,6 +333,183 @@ int life(void)
 	return cow_facilities(&f) || is_right();
 }
 
+/* --- beside another thread ------------------------------------------------ */
+
+#define WRITERS 600u		/* the first of the pages that the other thread writes, */
+#define THEIRS 64u		/* ... and how many */
+#define HELD 10000		/* ms: nobody waits that long */
+
+static atomic_int stop;
+static atomic_uint rounds;	/* of the other thread */
+static atomic_int lost;
+
+/* Each page says how often it was written; nobody else writes here. */
+static void *write_theirs(void *arg)
+{
+	for (uint64_t n = 1; !stop; n++) {
+		for (size_t i = WRITERS; i < WRITERS + THEIRS; i++) {
+			volatile uint64_t *p = (uint64_t *)(area + i * PAGE);
+
+			lost |= n > 1 && (p[0] != n - 1 || p[511] != n - 1);
+			p[0] = p[511] = n;
+		}
+		rounds++;
+		usleep(20);
+	}
+	return arg;
+}
+
+/* The other thread goes on. */
+static int is_free(void)
+{
+	unsigned before = rounds;
+
+	for (int ms = 0; rounds == before; ms++) {
+		NEED(ms < HELD);
+		usleep(1000);
+	}
+	NEED(!lost);
+	return is_right();
+}
+
+static int live_thaw(void)
+{
+	int ret = cow_thaw();
+
+	NEED(ret == 0 || ret == -EBUSY || ret == -EPERM || ret == -EAGAIN);
+	return is_free();
+}
+
+/* While a child looks, zeros come by a mapping. */
+static int lay_over(size_t first, size_t count)
+{
+	int ends[2], bad;
+	pid_t pid;
+
+	NEED(pipe(ends) == 0);
+	pid = cow_fork();
+	if (pid == 0) {
+		char c;
+
+		close(ends[1]);
+		_exit(read(ends[0], &c, 1) != 0 || is_right());
+	}
+	close(ends[0]);
+	bad = zeros(first, count);
+	write_pages(first + 5, first + 9, 60);
+	close(ends[1]);
+	NEED(pid < 0 || end_of(pid) == 0);
+	return bad || is_right();
+}
+
+static int mover_ends(void)
+{
+	struct mover *m = &process.life->mover;
+
+	for (int ms = 0; atomic_load(&m->runs) || atomic_load(&m->busy); ms++) {
+		NEED(ms < HELD);
+		usleep(1000);
+	}
+	return is_free();
+}
+
+static void let_thaw(enum cow_thaw thaw)
+{
+	struct cow_options o = { .size = sizeof(o) };
+
+	if (cow_options_get(&o) == 0) {
+		o.thaw = thaw;
+		(void)!cow_options_set(&o);
+	}
+}
+
+/* A ring may pin memory: it is there while this is thawed. */
+static int thaw_watched(void)
+{
+	struct io_uring_params p = { 0 };
+	int ring = (int)syscall(SYS_io_uring_setup, 1, &p), bad;
+
+	bad = forks(1, 0);
+	write_pages(100, 200, 61);
+	bad = bad || live_thaw();
+	if (ring >= 0)
+		close(ring);
+	return bad;
+}
+
+static int thaw_by_itself(void)
+{
+	let_thaw(COW_THAW_AUTO);
+	NEED(forks(1, 0) == 0);
+	write_pages(200, 300, 62);
+	usleep(70000);
+	NEED(is_free() == 0);
+	let_thaw(COW_THAW_NEVER);
+	return live_thaw();
+}
+
+static int beside(void)
+{
+	return forks(1, 0) || live_thaw() || lay_over(300, 200) || live_thaw() ||
+	       thaw_watched() || thaw_by_itself();
+}
+
+/* Do it while the other thread writes. */
+static int with_another(int (*fn)(void))
+{
+	pthread_t thread;
+	int bad;
+
+	stop = 0;
+	if (pthread_create(&thread, NULL, write_theirs, NULL) != 0 &&
+	    pthread_create(&thread, NULL, write_theirs, NULL) != 0)
+		return is_right();
+	bad = fn();
+	stop = 1;
+	pthread_join(thread, NULL);
+	return bad;
+}
+
+int life_beside(void)
+{
+	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER,
+				 COW_THAW_NEVER };
+
+	alarm(40);
+	NEED(cow_options_set(&o) == 0);
+	NEED(make_area() == 0);
+	if (!area)
+		NEED(make_area() == 0);
+	if (!area)
+		return 0;
+	write_pages(0, PAGES, 1);
+	note(WRITERS, THEIRS, UNKNOWN);
+	return with_another(beside);
+}
+
+static int thaw_whole(void)
+{
+	int ret;
+
+	NEED(forks(1, 1) == 0);
+	process_each_own(s)
+		if (!lease_free(&s->lease))	/* nobody can tell */
+			return mover_ends();
+	ret = cow_thaw();
+	NEED(ret == 0);
+	NEED(stats().bytes_frozen == 0);
+	return mover_ends();
+}
+
+int life_thaws(void)
+{
+	if (!area)
+		NEED(make_area() == 0);
+	NEED(area);
+	note(WRITERS, THEIRS, UNKNOWN);
+	return with_another(thaw_whole);
+}
+
 /* --- what is left of it -------------------------------------------------- */
 
 static int count_maps(void)
@@ -354,10 +543,13 @@ static int destroy_all(void)
 	for (int m = 0; m < moves; m++)
 		NEED(cow_munmap(moved[m].at, moved[m].pages ? moved[m].pages * PAGE
 							   : OWN) == 0);
-	NEED(area && cow_munmap(area, SIZE) == 0);
+	for (size_t i = 0, end; i < PAGES; i = end + 1) {
+		for (end = i; end < PAGES && page_is[end] != GONE; end++)
+			;
+		NEED(end == i || cow_munmap(area + i * PAGE, (end - i) * PAGE) == 0);
+	}
 	moves = 0;
 	area = NULL;
-	note(0, PAGES, UNKNOWN);
 	for (size_t i = 0; i < PAGES; i++)
 		page_is[i] = UNKNOWN;
 	return 0;

@@ -18,6 +18,14 @@ int life(void);
  * nothing is left of them. *ret_maps: how many maps there are then. */
 int life_afterwards(int *ret_maps);
 
+/* A life with a second thread, that writes while memory is thawed beside it: with plain
+ * memory laid over, with pages watched for being pinned, by itself. Nobody is held
+ * for good. Instead of life(). */
+int life_beside(void);
+
+/* Once nothing is refused any more: memory beside a thread thaws, all of it. */
+int life_thaws(void);
+
 /* Then lock all memory, which retires the stores, and begin anew. */
 int life_again(void);
 
