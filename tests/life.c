@@ -402,11 +402,11 @@ static int lay_over(size_t first, size_t count)
 	return bad || is_right();
 }
 
-static int mover_ends(void)
+static int mover_rests(void)
 {
 	struct mover *m = &process.life->mover;
 
-	for (int ms = 0; atomic_load(&m->runs) || atomic_load(&m->busy); ms++) {
+	for (int ms = 0; atomic_load(&m->runs) && !atomic_load(&m->parked); ms++) {
 		NEED(ms < HELD);
 		usleep(1000);
 	}
@@ -494,11 +494,11 @@ static int thaw_whole(void)
 	NEED(forks(1, 1) == 0);
 	process_each_own(s)
 		if (!lease_free(&s->lease))	/* nobody can tell */
-			return mover_ends();
+			return mover_rests();
 	ret = cow_thaw();
 	NEED(ret == 0);
 	NEED(stats().bytes_frozen == 0);
-	return mover_ends();
+	return mover_rests();
 }
 
 int life_thaws(void)

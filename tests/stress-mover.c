@@ -36,6 +36,7 @@
 #define FORKERS 2
 #define LOCKERS 3
 #define ALIVE 4u		/* children of a forker at a time */
+#define STACK (256ul << 10)
 #define PATIENCE 30		/* seconds without progress are a hang */
 
 /* Children that ended badly, and threads that saw something wrong. */
@@ -73,7 +74,7 @@ static struct cow_stats stats(void)
 
 /* --- threads ------------------------------------------------------------ */
 
-enum kind { OWNER, READER, LOCKER, PLAYER, FORKER, THAWER, KINDS };
+enum kind { OWNER, READER, LOCKER, PLAYER, FORKER, THAWER, SIGNALLER, KINDS };
 
 static struct thread {
 	pthread_t thread;
@@ -81,11 +82,11 @@ static struct thread {
 	unsigned number;	/* of its kind */
 	struct random random;
 	atomic_uint steps;
-} threads[OWNERS + LOCKERS + FORKERS + 3];
+} threads[OWNERS + LOCKERS + FORKERS + 4];
 static unsigned thread_count;
 
 static const char *const kind_names[KINDS] = { "owner", "reader", "locker", "player", "forker",
-					       "thawer" };
+					       "thawer", "signaller" };
 
 /* --- locks in the memory ------------------------------------------------- */
 
@@ -99,6 +100,8 @@ static struct shared {
 	char far[3 * 4096];
 	uint64_t b;
 } *shared;
+
+static void *stack;		/* of the first owner, in a region of its own */
 
 /* Each waits for its turn, so a wake-up that is lost is a hang. */
 static int lock_step(struct thread *t)
@@ -133,6 +136,8 @@ static void make_shared(void)
 	pthread_mutex_init(&shared->mutex, NULL);
 	pthread_cond_init(&shared->turned, NULL);
 	sem_init(&shared->sem, 0, 1);
+	if (cow_region_create(STACK, 0, &stack) < 0)
+		die("region");
 }
 
 /* --- children ----------------------------------------------------------- */
@@ -314,9 +319,27 @@ static int thaw_step(struct thread *t)
 	ret = cow_thaw();
 	if (ret == 0 || ret == -EBUSY)
 		return 0;
+	if (ret == -EAGAIN && stats().frozen_reason == COW_REASON_PINNED)
+		return 0;	/* by process_vm_writev() */
 	printf("cow_thaw: %s: %s\n", strerror(-ret),
 	       cow_reason_string((enum cow_reason)stats().frozen_reason));
 	return 1;
+}
+
+/* The handler runs on whatever stack there is, and looks at the memory. */
+static void on_signal(int sig)
+{
+	(void)sig;
+	if (((volatile struct shared *)shared)->turn == UINT32_MAX)
+		bad = 1;
+}
+
+/* Only to those who make no call that a signal would cut short. */
+static int signal_step(struct thread *t)
+{
+	pthread_kill(threads[draw(&t->random, USERS)].thread, SIGUSR1);
+	nap(draw(&t->random, 3000));
+	return 0;
 }
 
 static int step(struct thread *t, struct owner *o)
@@ -334,6 +357,7 @@ static int step(struct thread *t, struct owner *o)
 	case LOCKER: return lock_step(t);
 	case FORKER: return fork_step(t);
 	case THAWER: return thaw_step(t);
+	case SIGNALLER: return signal_step(t);
 	case KINDS: break;
 	}
 	if (draw(&t->random, 8) == 0)
@@ -370,11 +394,16 @@ static void *run(void *arg)
 static void start(enum kind kind, unsigned number)
 {
 	struct thread *t = &threads[thread_count++];
+	pthread_attr_t attr;
 
 	*t = (struct thread){ .kind = kind, .number = number };
 	t->random.state = seed * 31 + thread_count;
-	if (pthread_create(&t->thread, NULL, run, t) != 0)
+	pthread_attr_init(&attr);
+	if (kind == OWNER && number == 0)
+		pthread_attr_setstack(&attr, stack, STACK);
+	if (pthread_create(&t->thread, &attr, run, t) != 0)
 		die("pthread_create");
+	pthread_attr_destroy(&attr);
 }
 
 static void start_all(void)
@@ -389,6 +418,7 @@ static void start_all(void)
 	start(READER, 0);
 	start(PLAYER, 0);
 	start(THAWER, 0);
+	start(SIGNALLER, 0);
 }
 
 static void wake_lockers(void)
@@ -398,6 +428,8 @@ static void wake_lockers(void)
 	pthread_mutex_unlock(&shared->mutex);
 }
 
+/* Nobody sleeps for an end: the kernel tells it by a shared futex, which must not lie
+ * in a region (cowfork(7)), and one has its stack there. */
 static void join_all(void)
 {
 	for (unsigned i = 0; i < thread_count; i++) {
@@ -457,13 +489,13 @@ static void short_fork(void)
 	bad |= end_of(pid);
 }
 
-/* A grandchild may outlive its parent for a moment. */
+/* A grandchild may outlive its parent for a moment, and a page be pinned. */
 static int thaw_in_the_end(void)
 {
 	double end = now() + PATIENCE;
 	int ret;
 
-	while ((ret = cow_thaw()) == -EBUSY && now() < end)
+	while (((ret = cow_thaw()) == -EBUSY || ret == -EAGAIN) && now() < end)
 		nap(1000);
 	return ret;
 }
@@ -560,8 +592,8 @@ static struct left count_all(void)
 	struct left l = { .descriptors = count_descriptors() };
 	double end = now() + PATIENCE;
 
-	while ((l.threads = count_threads()) > 1 && now() < end)
-		nap(1000);	/* the mover goes by itself */
+	while ((l.threads = count_threads()) > 2 && now() < end)
+		nap(1000);	/* this one, and the mover that rests */
 	l.maps = count_maps();
 	process_each_own(s)
 		l.maps -= (int)s->spare.held;
@@ -571,7 +603,7 @@ static struct left count_all(void)
 /* Stacks of threads that ended stay with the C library, two maps each. */
 static int is_left(const struct left *before, const struct left *after)
 {
-	if (after->threads == 1 && after->descriptors == before->descriptors &&
+	if (after->threads <= 2 && after->descriptors == before->descriptors &&
 	    after->maps <= before->maps + 10)
 		return 0;
 	printf("left: %d maps after %d, %d threads, %d descriptors after %d\n", after->maps,
@@ -639,7 +671,7 @@ static void one_life(struct random *r, double seconds, struct left *ret_left)
 	if (bad)
 		return;
 	play_end();
-	if (cow_region_destroy(shared) < 0)
+	if (cow_region_destroy(shared) < 0 || cow_region_destroy(stack) < 0)
 		die("cow_region_destroy");
 	pages_destroy();
 	*ret_left = count_all();
@@ -663,7 +695,9 @@ static void provoke(void)
 static void prepare(void)
 {
 	pthread_rwlockattr_t attr;
+	const struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 
+	sigaction(SIGUSR1, &action, NULL);
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&moment, &attr);
