@@ -1,7 +1,8 @@
 #!/bin/sh
-# Whole lives without what the library builds upon: the scripted life of
-# fault-nth and the differential test, with one facility taken away for good. There
-# may be less speed, never a wrong byte. SEEDS=1-200 by hand takes longer.
+# Whole lives without what the library builds upon: the scripted lives of
+# fault-nth, one of them beside another thread, and the differential test, with one
+# facility taken away for good. There may be less speed, never a wrong byte.
+# SEEDS=1-200 by hand takes longer.
 #
 # SPDX-License-Identifier: MIT
 set -u
@@ -31,6 +32,7 @@ one()	# facility, program with arguments
 
 for facility in $("$place/without" --list); do
 	one "$facility" "$place/fault-nth" --life 1
+	one "$facility" "$place/fault-nth" --life beside
 	# diff-random maps a file of its own, which is a memfd
 	[ $facility = memfd ] || one "$facility" "$place/diff-random" --seeds "${SEEDS:-1-8}"
 	tried="$tried $facility"

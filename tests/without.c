@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -104,6 +105,19 @@ static int limit_files(void)
 	return limit(RLIMIT_FSIZE, (rlim_t)64 << 20);
 }
 
+/* Neither the call nor the device: the library opens nothing else for reading and
+ * writing but the filter of core files, and does without. */
+static int no_userfaultfd(void)
+{
+	static const struct rule rules[] = {
+		{ SCMP_SYS(userfaultfd), EPERM, 0, IS, 0 },
+		{ SCMP_SYS(openat), EACCES, 2, IS, O_RDWR | O_CLOEXEC },
+	};
+	int ret = filter_out(&rules[0]);
+
+	return ret ? ret : filter_out(&rules[1]);
+}
+
 /* --- the list ----------------------------------------------------------- */
 
 static const struct facility {
@@ -113,6 +127,7 @@ static const struct facility {
 } facilities[] = {
 	{ "nothing", become_nobody, { 0 } },	/* but privileges */
 	{ "proc", no_proc, { 0 } },
+	{ "userfaultfd", no_userfaultfd, { 0 } },
 	{ "mlock", no_locked_memory, { 0 } },
 	{ "address-space", limit_address_space, { 0 } },
 	{ "data", limit_data, { 0 } },
@@ -127,6 +142,8 @@ static const struct facility {
 	{ "dontfork", NULL, { SCMP_SYS(madvise), EINVAL, 2, IS, MADV_DONTFORK } },
 	{ "remove", NULL, { SCMP_SYS(madvise), EINVAL, 2, IS, MADV_REMOVE } },
 	{ "dontunmap", NULL, { SCMP_SYS(mremap), EINVAL, 3, HAS, MREMAP_DONTUNMAP } },
+	{ "close-range", NULL, { SCMP_SYS(close_range), ENOSYS, 0, IS, 0 } },
+	{ "ioctl", NULL, { SCMP_SYS(ioctl), ENOTTY, 0, IS, 0 } },
 	{ "sysvshm", NULL, { SCMP_SYS(shmget), ENOSYS, 0, IS, 0 } },
 	{ "shmctl", NULL, { SCMP_SYS(shmctl), EPERM, 0, IS, 0 } },
 	{ "unshare", NULL, { SCMP_SYS(unshare), EPERM, 0, IS, 0 } },
