@@ -18,7 +18,7 @@
  * Nor does it call the log, whose callback may write to a descriptor.
  *
  * The C library does not count it among the threads whose last one ends the
- * process: see uncount().
+ * process: see count_of_threads().
  *
  * SPDX-License-Identifier: MIT
  */
@@ -306,27 +306,37 @@ static void close_all(struct run *r)
 	lift_close(&r->lift);
 	if (r->lift.uffd >= 0)
 		sys_close(r->lift.uffd);
+	r->lift.uffd = -1;
 }
 
-/* It does not end now: see uncount(). */
-static void refuse(int why)
-{
-	process_lock();
-	atomic_store(&self()->refused, why);
-	process_native((enum cow_reason)why);
-	self()->news.any = 1;
-	answer(-EPERM);
-	process_unlock();
-}
-
-static int must_end(void)
+/* It does not end now: see count_of_threads(). */
+static int refuse(struct run *r)
 {
 	int stop;
 
 	process_lock();
+	atomic_store(&self()->refused, COW_REASON_UFFD);
+	process_native(COW_REASON_UFFD);
+	self()->news.any = 1;
+	answer(-EPERM);
+	r->work = atomic_load(&self()->work);
 	stop = self()->stop;
 	process_unlock();
-	return stop;
+	return !stop;
+}
+
+/* What failed may have been for want of memory: each fork and each question is
+ * another try. Returns 0 when it is to end. */
+static int open_at_last(struct run *r)
+{
+	while (open_all(r) < 0) {
+		close_all(r);
+		if (!refuse(r))
+			return 0;
+		park(r);
+	}
+	atomic_store(&self()->refused, COW_REASON_NONE);
+	return 1;
 }
 
 static void note_tid(void)
@@ -343,14 +353,8 @@ static void *main_of_mover(void *arg)
 	(void)arg;
 	sys_name_thread("cowfork-mover");
 	note_tid();
-	if (open_all(&r) < 0) {
-		refuse(COW_REASON_UFFD);
-		while (!must_end())
-			sys_futex_wait(&self()->work, atomic_load(&self()->work),
-				       WAIT_MAX_NS);
-	} else {
+	if (open_at_last(&r))
 		run(&r);
-	}
 	close_all(&r);
 	return NULL;
 }
@@ -544,8 +548,7 @@ int cow_thaw(void)
 
 	process_lock();
 	ret = thaw_alone();
-	if (!atomic_load(&m->runs))
-		atomic_store(&m->refused, COW_REASON_NONE);
+	atomic_store(&m->refused, COW_REASON_NONE);
 	process_unlock();
 	if (ret < 1)
 		return ret;
