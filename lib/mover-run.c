@@ -1,0 +1,259 @@
+/*
+ * What the mover does, and when:
+ *
+ *   fork --> WAIT until no descendant looks and forks have been quiet for a while
+ *              |   (or forks have cost what a thaw costs, or cow_thaw() asks)
+ *            THAW, some tables at a time, the lock given up between them
+ *              |   a fork in between: back to WAIT
+ *            PARK, when nothing is left that can be thawed, until the next fork
+ *
+ * It has a descriptor table of its own, so that nothing it opens takes a number
+ * from the program or a child, and nothing that the program closes is its. It is
+ * not woken when a descendant ends: asking costs 0.2 us, at intervals that grow with
+ * the descendant's age from 2 ms to a quarter of a second, and a thaw is to wait
+ * for quiet anyway.
+ *
+ * It allocates nothing by malloc, takes no lock but the process lock, and touches no
+ * memory of the program's but through shadow and scratch: threads may wait for it.
+ * Nor does it call the log, whose callback may write to a descriptor.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#include "fork.h"
+#include "freeze.h"
+#include "mover.h"
+#include "mover-run.h"
+#include "options.h"
+#include "process.h"
+#include "sys.h"
+#include "thaw.h"
+
+#define QUIET_NS 50000000u	/* without forks, at least */
+#define QUIET_THAWS 4u		/* ... and as long as that many thaws take: so one
+				 * takes a fifth of one processor at most */
+#define TABLE_NS 100000u	/* first guess of what a table costs */
+#define WAIT_MIN_NS 2000000u
+#define WAIT_MAX_NS 256000000u
+#define TRIES 10u		/* while pages are pinned, */
+#define TRY_NS 20000000u	/* ... which rarely lasts */
+#define PROBE_NS 1000000u	/* a probe's fork (pin.h) that takes longer, */
+#define PROBES 4u		/* ... is followed by a rest as long as that many */
+#define GIVE_WAY 1000		/* times, to threads that wait for the lock */
+
+enum next { NEXT_END, NEXT_PARK, NEXT_WAIT, NEXT_AGAIN };
+
+struct run {
+	struct lift *lift;
+	struct thaw thaw;
+	int thawing;
+	unsigned tries;		/* passes that met pinned pages */
+	unsigned work;		/* what it knows of */
+	uint64_t wait_ns;
+};
+
+static struct mover *self(void)
+{
+	return &process.life->mover;
+}
+
+static int is_asked(void)
+{
+	return atomic_load(&self()->answered) != self()->asked;
+}
+
+/* What mlockall(2) would lock must not be moved about. */
+int mover_has_work(void)
+{
+	return !process.lock_future && thaw_pending();
+}
+
+void mover_answer(int result)
+{
+	struct mover *m = self();
+
+	m->answer = result;
+	if (!is_asked())
+		return;
+	atomic_store(&m->answered, m->asked);
+	sys_futex_wake(&m->answered);
+}
+
+/* --- when --------------------------------------------------------------- */
+
+static uint64_t quiet_time(const struct mover *m)
+{
+	uint64_t tables = thaw_accessible() / TABLE_SIZE + 1;
+
+	return QUIET_NS + QUIET_THAWS * tables * (m->table_ns ? m->table_ns : TABLE_NS);
+}
+
+static uint64_t at_most(uint64_t ns, uint64_t most)
+{
+	return ns < most ? ns : most;
+}
+
+/* A descendant that has lived long will live on. */
+static uint64_t poll_time(uint64_t age)
+{
+	return age / 8 < WAIT_MIN_NS ? WAIT_MIN_NS : at_most(age / 8, WAIT_MAX_NS);
+}
+
+/* NEXT_AGAIN: now. */
+static enum next when(struct run *r)
+{
+	uint64_t age = sys_now_ns() - process.life->meter.before, quiet;
+
+	if (!thaw_can_tell()) {
+		self()->kept_why = COW_REASON_LEASE;
+		mover_answer(-EPERM);
+		return NEXT_PARK;
+	}
+	if (!thaw_unseen()) {
+		mover_answer(-EBUSY);
+		r->wait_ns = poll_time(age);
+		return NEXT_WAIT;
+	}
+	if (is_asked() || fork_thaw_pays())
+		return NEXT_AGAIN;
+	quiet = quiet_time(self());
+	if (age >= quiet)
+		return NEXT_AGAIN;
+	r->wait_ns = at_most(quiet - age, WAIT_MAX_NS);
+	return NEXT_WAIT;
+}
+
+/* --- one step, with the lock held --------------------------------------- */
+
+static enum cow_reason reason_of(const struct thaw *t)
+{
+	if (!t->kept)
+		return COW_REASON_NONE;
+	switch (t->why) {
+	case -EPERM: return COW_REASON_PINNED;
+	case -EEXIST: return COW_REASON_FOREIGN;
+	case -ENOMEM: return COW_REASON_MAPS;
+	default: return COW_REASON_CALL;
+	}
+}
+
+static void finish(struct run *r)
+{
+	const struct thaw *t = &r->thaw;
+	struct mover *m = self();
+
+	m->kept_why = reason_of(t);
+	if (t->tables) {
+		m->table_ns = t->ns / t->tables;
+		process.life->stats.thaw_ns_total += t->ns;
+		process.life->stats.thaw_tables += t->tables;
+		fork_thawed();
+	}
+	if (t->longest_ns > process.life->stats.thaw_hold_ns_max)
+		process.life->stats.thaw_hold_ns_max = t->longest_ns;
+	m->news = (struct mover_news){ 1, t->tables, t->kept, t->ns, t->longest_ns, t->why };
+	r->thawing = 0;
+}
+
+static enum next thaw_some(struct run *r)
+{
+	int ret = thaw_next(&r->thaw, r->lift);
+
+	/* a fork that takes long, for much memory elsewhere, is not to be all there is */
+	r->wait_ns = PROBES * r->lift->probe_ns;
+	r->lift->probe_ns = 0;
+	if (ret == 1)
+		return r->wait_ns > PROBES * PROBE_NS ? NEXT_WAIT : NEXT_AGAIN;
+	finish(r);
+	/* forked meanwhile, and what had thawed was frozen again */
+	if (ret < 0 || thaw_pending() > r->thaw.kept)
+		return NEXT_AGAIN;
+	if (r->thaw.why == -EPERM && ++r->tries < TRIES) {
+		r->wait_ns = TRY_NS;
+		return NEXT_WAIT;
+	}
+	r->tries = 0;
+	mover_answer(r->thaw.kept ? -EAGAIN : 0);
+	return NEXT_PARK;
+}
+
+static void begin(struct run *r)
+{
+	memset(&r->thaw, 0, sizeof(r->thaw));
+	r->lift->held_ns = 0;
+	r->thawing = 1;
+}
+
+static int anything_left(void)
+{
+	if (mover_has_work() && (is_asked() || options.thaw == COW_THAW_AUTO))
+		return 1;
+	process_each_own(s)
+		if (s->stale)
+			return 1;
+	return 0;
+}
+
+static enum next step(struct run *r)
+{
+	enum next next;
+
+	r->work = atomic_load(&self()->work);
+	if (self()->stop)
+		return NEXT_END;
+	if (r->thawing)
+		return thaw_some(r);
+	if (freeze_reap_some())
+		return NEXT_AGAIN;
+	if (!anything_left()) {
+		mover_answer(0);
+		return NEXT_PARK;
+	}
+	next = when(r);
+	if (next == NEXT_AGAIN)
+		begin(r);
+	return next;
+}
+
+/* --- step by step ------------------------------------------------------- */
+
+/* The next table takes the lock again at once, and a mutex is not fair. */
+static void give_way(void)
+{
+	for (int i = 0; process_waited_for() && i < GIVE_WAY; i++)
+		sched_yield();
+}
+
+void mover_park(unsigned work)
+{
+	atomic_store(&self()->parked, 1);
+	sys_futex_wait(&self()->work, work, UINT64_MAX);
+	atomic_store(&self()->parked, 0);
+}
+
+static void act(struct run *r, enum next next)
+{
+	switch (next) {
+	case NEXT_PARK: mover_park(r->work); break;
+	case NEXT_WAIT: sys_futex_wait(&self()->work, r->work, r->wait_ns); break;
+	case NEXT_AGAIN: give_way(); break;
+	case NEXT_END: break;
+	}
+}
+
+void mover_run(struct lift *lift)
+{
+	struct run r = { .lift = lift };
+	enum next next;
+
+	do {
+		process_lock();
+		next = step(&r);
+		process_unlock();
+		lift_reap(lift);
+		act(&r, next);
+	} while (next != NEXT_END);
+}
