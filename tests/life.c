@@ -1,5 +1,5 @@
 /*
- * See life.h.
+ * See life.h. Three lives in one file: they share the area and what is known of it.
  *
  * SPDX-License-Identifier: MIT
  */

@@ -1,7 +1,8 @@
 /*
  * The thread that thaws beside others, by what can be seen of it: the maps and the
  * pagemap of the process, its threads and descriptors, the memory that it takes. Each
- * errno of cow_thaw(). That nothing is lost on the way is for stress-mover.c.
+ * errno of cow_thaw(). That nothing is lost on the way is for stress-mover.c. Longer
+ * than other files, since all tests share the area, a second thread and these looks.
  *
  * SPDX-License-Identifier: MIT
  */

@@ -5,7 +5,8 @@
  * grandchildren look at all of it, while the kernel moves pages about. Storms of
  * forks and quiet times take turns, so that there is something to thaw and time for
  * it. Nothing may be lost, torn, short or hang; nothing may be left at the end; and
- * tables must have been thawed.
+ * tables must have been thawed. Longer than other files: pages, and the thread that
+ * makes memory calls, have their own; what is left needs all of the threads' state.
  *
  * Use: stress-mover [--seconds N] [--seed N]
  * Default: 8 seconds.
