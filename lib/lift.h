@@ -16,7 +16,7 @@
 /* What is lifted at once, at most: the probe for pinned pages is shared, and nobody
  * waits much longer than a millisecond. */
 #define LIFT_TABLES 16u
-#define LIFT_PAGES 1024u	/* to copy; the first table may have more */
+#define LIFT_PAGES 512u	/* to copy; the first table may have more */
 
 struct lift {
 	int uffd;		/* that holds faults of kernel and program alike */
