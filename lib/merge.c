@@ -43,17 +43,9 @@ static int copy_run(void *arg, uintptr_t start, size_t len)
 	return 0;
 }
 
-static int is_one(void *arg, uintptr_t start, size_t len)
-{
-	(void)arg;
-	(void)start;
-	(void)len;
-	return 1;
-}
-
 int merge_has_pages(const struct extent *e)
 {
-	return procfs_private(e->start, e->end - e->start, is_one, NULL) != 0;
+	return procfs_private(e->start, e->end - e->start, NULL, NULL) != 0;
 }
 
 struct work {

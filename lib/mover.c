@@ -245,7 +245,8 @@ void mover_start(void)
 
 	if (atomic_load(&m->runs))
 		tell(m);
-	else if (!process_borrowed() && !__libc_single_threaded && !atomic_load(&m->refused) && options.thaw == COW_THAW_AUTO &&
+	else if (!__libc_single_threaded && !process_borrowed() &&
+		 !atomic_load(&m->refused) && options.thaw == COW_THAW_AUTO &&
 		 !sys_alone_in_mm())
 		start();
 }

@@ -23,21 +23,13 @@ int pin_can_tell(void)
 	return sys_kernel_is(6, 5);
 }
 
-static int is_one(void *arg, uintptr_t start, size_t len)
-{
-	(void)arg;
-	(void)start;
-	(void)len;
-	return 1;
-}
-
 static int probe(uintptr_t start, size_t len, int *ret_probe)
 {
 	int pid = sys_probe_start(), ret;
 
 	if (pid < 0)
 		return pid;
-	ret = procfs_unshared(start, len, is_one, NULL);
+	ret = procfs_unshared(start, len, NULL, NULL);
 	sys_probe_kill(pid);
 	*ret_probe = pid;
 	return ret;
@@ -45,7 +37,7 @@ static int probe(uintptr_t start, size_t len, int *ret_probe)
 
 int pin_found(uintptr_t at, uintptr_t start, size_t len, int *ret_probe)
 {
-	int ret = procfs_private(at, len, is_one, NULL);
+	int ret = procfs_private(at, len, NULL, NULL);
 
 	if (ret < 1)
 		return ret;

@@ -210,7 +210,8 @@ static int is_unshared(uint64_t entry)
 	return (entry & PM_PRESENT) && !(entry & PM_FILE) && (entry & PM_EXCLUSIVE);
 }
 
-/* Call fn for each run of pages whose entry passes the test. */
+/* Call fn for each run of pages whose entry passes the test; without fn: 1 if there
+ * is one. */
 static int each_run(uintptr_t start, size_t len, int (*test)(uint64_t entry),
 		    procfs_run_fn *fn, void *arg)
 {
@@ -236,13 +237,13 @@ static int each_run(uintptr_t start, size_t len, int (*test)(uint64_t entry),
 			if (test(entries[i])) {
 				run = run ? run : at;
 			} else if (run) {
-				ret = fn(arg, run, at - run);
+				ret = fn ? fn(arg, run, at - run) : 1;
 				run = 0;
 			}
 		}
 	}
 	if (!ret && run)
-		ret = fn(arg, run, end - run);
+		ret = fn ? fn(arg, run, end - run) : 1;
 	sys_close(fd);
 	return ret;
 }
