@@ -209,7 +209,7 @@ static int draw_kind(struct chance *c)
 		[OP_UNLOCK] = 3, [OP_LOCKALL] = 1, [OP_UNLOCKALL] = 2, [OP_SYNC] = 1,
 		[OP_RESIDENT] = 2, [OP_SYSCALL] = 6, [OP_FORK] = 14, [OP_WAIT] = 5,
 		[OP_EXEC] = 1, [OP_PREPARE] = 3, [OP_STATS] = 1, [OP_BAD] = 3,
-		[OP_LEAVE] = 0, [OP_CREDIT] = 3,
+		[OP_LEAVE] = 0, [OP_CREDIT] = 3, [OP_THAW] = 6,
 	};
 	unsigned total = 0, pick;
 	int kind = 0;
@@ -248,8 +248,10 @@ static void write_process(struct author *a, int proc, int depth, int steps)
 	for (int i = 0; i < steps && a->p->count < OPS_MAX - 4; i++) {
 		int kind = draw_kind(&a->chance);
 
-		if (kind == OP_CREDIT) {	/* only while no child lives */
+		/* these only while no child lives */
+		if (kind == OP_CREDIT || (kind == OP_THAW && draw(&a->chance, 3)))
 			append(a, OP_WAIT, proc);
+		if (kind == OP_CREDIT) {
 			append(a, kind, proc);
 			kind = OP_FORK;
 		}

@@ -154,6 +154,19 @@ static pid_t fork_by(int how)
 	}
 }
 
+/* Beside a thread that writes what is thawed, or maps and unmaps. Whether a thaw can
+ * be had is the library's. */
+int do_thaw(struct world *w, const struct op *op)
+{
+	struct slot *s = slot_of(w, op->v[0]);
+	struct helper h = { .slot = s && s->at ? s : NULL };
+
+	if (helper_start(&h))
+		return WRONG;
+	(void)!cow_thaw();
+	return helper_end(&h) ? WRONG : 0;
+}
+
 int do_fork(struct world *w, const struct op *op)
 {
 	unsigned how = (unsigned)op->v[1] % FORK_COUNT;

@@ -123,7 +123,7 @@ static int (*const doers[OP_COUNT])(struct world *, const struct op *) = {
 	[OP_RESIDENT] = do_resident, [OP_SYSCALL] = do_syscall, [OP_FORK] = do_fork,
 	[OP_WAIT] = do_wait, [OP_EXEC] = do_exec, [OP_PREPARE] = do_prepare,
 	[OP_STATS] = do_stats, [OP_BAD] = do_bad, [OP_LEAVE] = do_leave,
-	[OP_CREDIT] = do_credit,
+	[OP_CREDIT] = do_credit, [OP_THAW] = do_thaw,
 };
 
 /* Which pages may be touched must not depend on the engine. */
@@ -176,6 +176,7 @@ static void count_forks(struct world *w)
 		return;
 	atomic_fetch_add(&w->out->forks, stats.forks);
 	atomic_fetch_add(&w->out->refreshed, stats.forks_refresh);
+	atomic_fetch_add(&w->out->thawed, stats.thaw_tables);
 }
 
 void process_run(struct world *w)

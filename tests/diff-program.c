@@ -45,6 +45,7 @@ static const struct shape {
 	[OP_BAD]	= { "bad", { "slot", "what" } },
 	[OP_LEAVE]	= { "leave", { NULL } },
 	[OP_CREDIT]	= { "credit", { NULL } },
+	[OP_THAW]	= { "thaw", { "slot" } },
 };
 
 static const char *const huge_names[] = { "auto", "always", "never" };

@@ -20,7 +20,7 @@
 #define TIMED_OUT (-2)
 
 volatile sig_atomic_t run_stopped;
-unsigned long long run_forks, run_refreshed;
+unsigned long long run_forks, run_refreshed, run_thawed;
 
 static struct transcript *out;	/* two: plain memory, store */
 static int status_of[2], time_limit;
@@ -170,6 +170,7 @@ enum verdict run_program(const struct program *p, int seconds)
 		status_of[1] = run_once(p, 1, COW_ENGINE_STORE);
 	run_forks += out[1].forks;
 	run_refreshed += out[1].refreshed;
+	run_thawed += out[1].thawed;
 	if (run_stopped)
 		return VERDICT_STOPPED;
 	if (is_broken(p, &out[0], status_of[0]))

@@ -47,7 +47,7 @@ struct record {
 struct transcript {
 	struct record op[OPS_MAX];
 	struct record end[PROCS_MAX];
-	atomic_ullong forks, refreshed;	/* not compared */
+	atomic_ullong forks, refreshed, thawed;	/* not compared */
 };
 
 #define SKIPPED (-1)		/* made no sense here */
@@ -135,6 +135,7 @@ int do_resident(struct world *w, const struct op *op);
 int do_syscall(struct world *w, const struct op *op);
 int do_bad(struct world *w, const struct op *op);	/* diff-bad.c */
 int do_fork(struct world *w, const struct op *op);	/* diff-family.c */
+int do_thaw(struct world *w, const struct op *op);
 int do_wait(struct world *w, const struct op *op);
 int do_exec(struct world *w, const struct op *op);
 
