@@ -166,31 +166,43 @@ static size_t store_huge_bytes(void)
 	return cow_stats(&stats) < 0 ? 0 : stats.tables_huge * TABLE_BYTES;
 }
 
+static unsigned store_thaws(double *ret_us, double *ret_hold_us)
+{
+	struct cow_stats stats = { .size = sizeof(stats) };
+
+	if (cow_stats(&stats) < 0)
+		return 0;
+	*ret_us = (double)stats.thaw_ns_total / 1e3;
+	*ret_hold_us = (double)stats.thaw_hold_ns_max / 1e3;
+	return (unsigned)stats.thaws;
+}
+
 /* --- the table ---------------------------------------------------------- */
 
 const struct engine engines[ENGINE_COUNT] = {
 	[ENGINE_FLOOR] = {
 		"floor", "an empty process and fork(2): nothing is faster",
 		4096, floor_create, nothing_to_prepare, fork, floor_destroy, NULL, NULL,
+		NULL,
 	},
 	[ENGINE_FORK_4K] = {
 		"fork-4k", "anonymous memory on 4 KiB pages and fork(2)",
 		4096, small_create, nothing_to_prepare, fork, plain_destroy, NULL,
-		&native_calls,
+		&native_calls, NULL,
 	},
 	[ENGINE_FORK_THP] = {
 		"fork-thp", "anonymous memory on transparent huge pages and fork(2)",
 		TABLE_BYTES, thp_create, nothing_to_prepare, fork, plain_destroy,
-		thp_bytes, NULL,
+		thp_bytes, NULL, NULL,
 	},
 	[ENGINE_STORE] = {
 		"store", "a cowfork region on 4 KiB pages and cow_fork(3)",
 		4096, store_create, cow_prepare, cow_fork, region_destroy, NULL,
-		&store_calls,
+		&store_calls, store_thaws,
 	},
 	[ENGINE_STORE_HUGE] = {
 		"store-huge", "a cowfork region collapsed into huge pages, cow_fork(3)",
 		TABLE_BYTES, store_huge_create, cow_prepare, cow_fork, region_destroy,
-		store_huge_bytes, NULL,
+		store_huge_bytes, NULL, store_thaws,
 	},
 };

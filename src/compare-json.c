@@ -121,6 +121,8 @@ static void add_server(struct json_object *o, const struct row *row)
 		{ "memory_after_bytes", METRIC_MEMORY_AFTER },
 		{ "memory_left", METRIC_MEMORY_LEFT },
 		{ "cpu_us", METRIC_CPU },
+		{ "thaw_us", METRIC_THAW },
+		{ "thaw_hold_us", METRIC_HOLD },
 	};
 	const struct load *load = &row->cell.load;
 	struct row r = *row;

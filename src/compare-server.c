@@ -133,6 +133,18 @@ static int snapshot(struct server *s, unsigned nth)
 
 /* --- the whole ---------------------------------------------------------- */
 
+static void add_thaws(struct server *s)
+{
+	const struct engine *engine = s->bench->engine;
+	double us, hold_us;
+	unsigned n = engine->thaws ? engine->thaws(&us, &hold_us) : 0;
+
+	if (!n)
+		return;
+	add(s, SERVER_WHOLE, METRIC_THAW, us / n);
+	add(s, SERVER_WHOLE, METRIC_HOLD, hold_us);
+}
+
 static int put_under_load(struct server *s)
 {
 	double begin = s->side->begin, processor, since = begin;
@@ -154,6 +166,7 @@ static int put_under_load(struct server *s)
 	s->reply->begin = begin;
 	add_writes(s, SERVER_WHOLE, since - begin, done);
 	add(s, SERVER_WHOLE, METRIC_CPU, processor_us() - processor);
+	add_thaws(s);
 	return 0;
 }
 

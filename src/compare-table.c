@@ -185,6 +185,10 @@ static void memory_line(const struct row *row, FILE *to)
 		middle(row, METRIC_MEMORY_BEFORE) / mib, middle(row, METRIC_MEMORY_PEAK) / mib,
 		middle(row, METRIC_MEMORY_AFTER) / mib, middle(row, METRIC_MEMORY_LEFT),
 		middle(row, METRIC_CPU) / 1e6, curve->cgroup ? "" : " (whole machine)");
+	if (row->series[METRIC_THAW].n)
+		fprintf(to, "%-9s %-10s a thaw took %.0f ms, and held no part of memory longer "
+			"than %.2f ms\n", "", "", middle(row, METRIC_THAW) / 1e3,
+			middle(row, METRIC_HOLD) / 1e3);
 }
 
 void server_print(struct rows *rows, size_t size, FILE *to)

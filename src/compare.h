@@ -64,6 +64,9 @@ struct engine {
 	int (*destroy)(void *addr, size_t size);
 	size_t (*huge_bytes)(void);	/* NULL: huge pages are not expected */
 	const struct calls *calls;	/* NULL: not in `calls` */
+	/* How many thaws there were, what they took, and the longest that anybody may
+	 * have waited for one, us; NULL: it knows none. */
+	unsigned (*thaws)(double *ret_us, double *ret_hold_us);
 };
 
 extern const struct engine engines[ENGINE_COUNT];
@@ -185,6 +188,8 @@ enum metric {
 	METRIC_MEMORY_AFTER,	/* ... at the end */
 	METRIC_MEMORY_LEFT,	/* after / before */
 	METRIC_CPU,		/* us of processor time of the worker, without children */
+	METRIC_THAW,		/* us of a thaw, mean */
+	METRIC_HOLD,		/* ... the longest that part of memory was held for one */
 	METRIC_COUNT,
 };
 
