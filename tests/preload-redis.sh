@@ -122,8 +122,10 @@ until_is 30 master_link_status:up $((port + 1)) info replication
 kill $writer
 wait $writer || fail "the writer ended with status $?"
 written=$(awk '/^written/ { print $2 }' "$work/written")
-offset=$(redis $port info replication | sed -n 's/^master_repl_offset://p')
-until_is 10 "^slave0:.*offset=$offset," $port info replication
+# the server goes on sending pings, so its own offset grows too
+until_is 30 "^1$" $port eval \
+	'local i = redis.call("info", "replication")
+	 return i:match("slave0:[^\n]*offset=(%d+)") == i:match("master_repl_offset:(%d+)") and 1 or 0' 0
 stop $port $cow
 
 # --- in plain servers ---------------------------------------------------------
