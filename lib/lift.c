@@ -33,12 +33,12 @@
 #include "log.h"
 #include "merge.h"
 #include "pin.h"
+#include "process.h"
 #include "sys.h"
 #include "uffd.h"
 
 enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED, ONTO_STAY = ONTO | MREMAP_DONTUNMAP };
 
-#define MAPS_LENT 12u	/* what the steps take at most, mremap's headroom too */
 #define SCRATCH_SIZE ((LIFT_TABLES + 1) * TABLE_SIZE)	/* so that tables align */
 
 /* --- the scratch -------------------------------------------------------- */
@@ -148,9 +148,9 @@ static int exchange(struct lift *l, struct store *s, const struct extent *e, uin
 {
 	size_t len = e->end - e->start;
 	uint64_t start = sys_now_ns();
-	int ret = pin_found(at, e->start, len, &l->probe);
+	int ret = pin_found(at, e->start, len, &process.life->mover.probe);
 
-	if (l->probe)
+	if (process.life->mover.probe)
 		l->probe_ns = sys_now_ns() - start;
 
 	if (ret > 0)
@@ -165,11 +165,17 @@ static int exchange(struct lift *l, struct store *s, const struct extent *e, uin
 	return ret;
 }
 
-void lift_reap(struct lift *l)
+void lift_wait(void)
 {
-	if (l->probe)
-		(void)sys_probe_reap(l->probe);
-	l->probe = 0;
+	if (process.life->mover.probe)
+		sys_probe_wait(process.life->mover.probe);
+}
+
+void lift_reap(void)
+{
+	if (process.life->mover.probe)
+		(void)sys_probe_reap(process.life->mover.probe);
+	process.life->mover.probe = 0;
 }
 
 static int lifted(struct lift *l, struct store *s, const struct extent *e)
@@ -198,10 +204,9 @@ int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e)
 {
 	int ret;
 
-	lift_reap(l);	/* if this is another try under the same lock */
+	lift_reap();	/* if this is another try under the same lock */
 	if (!l->scratch && lift_open(l) < 0)
 		return -ENOMEM;
-	spare_lend(&s->spare, MAPS_LENT);
 	ret = hold(l, s, e);
 	if (ret == 0)
 		ret = lifted(l, s, e);

@@ -18,10 +18,13 @@
 #define LIFT_TABLES 16u
 #define LIFT_PAGES 512u	/* to copy; the first table may have more */
 
+/* Maps that the steps take at most, mremap's headroom too: the caller holds them in
+ * reserve and lends them. */
+#define LIFT_MAPS 12u
+
 struct lift {
 	int uffd;		/* that holds faults of kernel and program alike */
 	uintptr_t scratch;	/* room for LIFT_TABLES, PROT_NONE when empty */
-	int probe;		/* child that was killed and is not reaped yet, or 0 */
 	uint64_t probe_ns;	/* what it took to make one */
 	uint64_t held_ns;	/* how long the last one was lifted */
 };
@@ -40,7 +43,8 @@ void lift_close(struct lift *l);
 int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e);
 
 /* Reap the probe that the last one made. Its end takes as long as its turn on a
- * processor, so nobody should wait for it: call it without the lock. */
-void lift_reap(struct lift *l);
+ * processor, so wait for that without the lock before. */
+void lift_wait(void);
+void lift_reap(void);
 
 #endif

@@ -165,11 +165,11 @@ static enum next thaw_some(struct run *r)
 	/* a fork that takes long, for much memory elsewhere, is not to be all there is */
 	r->wait_ns = PROBES * r->lift->probe_ns;
 	r->lift->probe_ns = 0;
-	if (ret == 1)
+	if (ret == 1 && r->thaw.why != -ENOMEM)
 		return r->wait_ns > PROBES * PROBE_NS ? NEXT_WAIT : NEXT_AGAIN;
 	finish(r);
 	/* forked meanwhile, and what had thawed was frozen again */
-	if (ret < 0 || thaw_pending() > r->thaw.kept)
+	if (ret < 0 || (thaw_pending() > r->thaw.kept && r->thaw.why != -ENOMEM))
 		return NEXT_AGAIN;
 	if (r->thaw.why == -EPERM && ++r->tries < TRIES) {
 		r->wait_ns = TRY_NS;
@@ -244,6 +244,17 @@ static void act(struct run *r, enum next next)
 	}
 }
 
+/* Wait for the end of a probe without the lock; who takes it meanwhile waits too. */
+static void reap(void)
+{
+	if (!self()->probe)
+		return;
+	lift_wait();
+	process_lock();
+	lift_reap();
+	process_unlock();
+}
+
 void mover_run(struct lift *lift)
 {
 	struct run r = { .lift = lift };
@@ -253,7 +264,7 @@ void mover_run(struct lift *lift)
 		process_lock();
 		next = step(&r);
 		process_unlock();
-		lift_reap(lift);
+		reap();
 		act(&r, next);
 	} while (next != NEXT_END);
 }

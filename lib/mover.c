@@ -176,19 +176,27 @@ static void try_calls(void)
 	(void)sys_thread_lives(0);
 }
 
+/* Not for want of a descriptor or of memory, which passes. */
+static int is_for_good(int error)
+{
+	return error == -EPERM || error == -EACCES || error == -ENOSYS || error == -ENOENT ||
+	       error == -EINVAL;
+}
+
 /* Here, so that no thread is made where there is no use for it. */
 static int is_refused(void)
 {
 	int uffd;
 
-	if (sys_is_filtered() && sys_try(try_calls) != 0)
+	if (sys_is_filtered() && sys_try(try_calls) > 0)
 		return COW_REASON_SANDBOX;
 	if (!pin_can_tell())
 		return COW_REASON_PINNED;
 	uffd = uffd_open();
-	if (uffd < 0)
+	if (uffd >= 0)
+		sys_close(uffd);
+	else if (is_for_good(uffd))
 		return COW_REASON_UFFD;
-	sys_close(uffd);
 	return count_of_threads() ? COW_REASON_NONE : COW_REASON_THREAD;
 }
 
@@ -251,20 +259,33 @@ void mover_start(void)
 		start();
 }
 
+/* The thread that is to end, if it is this call that ends it; 0: there is none, or
+ * another call does; -1: it is about to begin. */
+static int claim_end(struct mover *m)
+{
+	int tid = 0;
+
+	process_lock();
+	if (atomic_load(&m->runs) && !m->stop) {
+		tid = m->tid ? m->tid : -1;
+		m->stop = tid > 0;
+	}
+	process_unlock();
+	return tid;
+}
+
 void mover_stop(void)
 {
 	struct mover *m = self();
-	int tid = 0;
+	int tid;
 
-	while (atomic_load(&m->runs) && !tid) {	/* it may be about to begin */
-		process_lock();
-		tid = atomic_load(&m->runs) ? m->tid : 0;
-		m->stop = tid != 0;
-		process_unlock();
+	while ((tid = claim_end(m)) < 0)
 		sched_yield();
-	}
-	if (!tid)
+	if (!tid) {
+		while (m->stop && atomic_load(&m->runs))
+			sched_yield();
 		return;
+	}
 	atomic_fetch_add(count_of_threads(), 1);
 	wake(m);
 	while (sys_thread_lives(tid))

@@ -18,8 +18,9 @@ struct mover {
 	atomic_int parked;	/* ... that waits for a fork; read without */
 	atomic_int refused;	/* enum cow_reason: none can be had; read without */
 	atomic_uint work;	/* counts what it must know of; it waits for that */
-	int stop;		/* it is to end */
+	atomic_int stop;	/* it is to end; read without */
 	int tid;		/* its thread id */
+	int probe;		/* child that was killed, but is not reaped: lift.h */
 	int kept_why;		/* enum cow_reason: what its last thaw left frozen */
 	unsigned asked;		/* number of the last question */
 	atomic_uint answered;	/* ... of the last that has an answer; waited for */

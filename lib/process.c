@@ -148,6 +148,9 @@ static void locked(uint64_t signals)
 {
 	atomic_store(&process.life->owner, self());
 	process.life->signals = signals;
+	/* a probe of the mover's is no descendant: it was killed, and dies now */
+	if (process.life->mover.probe)
+		sys_probe_wait(process.life->mover.probe);
 }
 
 void process_lock_bare(void)

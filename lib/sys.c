@@ -301,6 +301,12 @@ static int make_child(void (*fn)(void))
 	return pid;
 }
 
+void sys_probe_wait(int pid)
+{
+	while (CALL(SYS_waitid, P_PID, pid, NULL, WEXITED | WNOWAIT | __WALL, NULL) == -EINTR)
+		;
+}
+
 int sys_probe_reap(int pid)
 {
 	int status = -1;

@@ -74,7 +74,8 @@ int sys_kernel_is(unsigned major, unsigned minor);
  * ends, and does nothing until then. Its pid or -errno. */
 int sys_probe_start(void);
 void sys_probe_kill(int pid);
-int sys_probe_reap(int pid);	/* wait for its end; as wait(2) tells it */
+void sys_probe_wait(int pid);	/* until it has ended; it is to be reaped still */
+int sys_probe_reap(int pid);	/* the same, and reap it; as wait(2) tells it */
 
 /* Run fn in such a child, and wait. 0 when it ended by itself. */
 int sys_try(void (*fn)(void));

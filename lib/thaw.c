@@ -213,7 +213,7 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 {
 	int ret, nobody;
 
-	lift_reap(l);
+	lift_reap();
 	if (!lease_free(&s->lease))
 		return -EBUSY;
 	if (merge_is_overlay(e) && memory_is_locked(e->start, e->end - e->start))
@@ -226,13 +226,17 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 	if (!nobody)
 		e->end = merge_edge(e, LIFT_TABLES, LIFT_PAGES);
 	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
-	    freeze_reserve(s, 2) < 0)
+	    freeze_reserve(s, 2 + LIFT_MAPS / 2) < 0)
 		return -ENOMEM;
 	if (nobody)
 		return thaw_reservation(s, e);
+	spare_lend(&s->spare, LIFT_MAPS);
 	ret = store_by_halves(lift_step, s, e->start, e->end - e->start, l);
-	(void)freeze_reserve(s, 0);	/* some of it was lent */
-	return ret;
+	if (freeze_reserve(s, 0) == 0)
+		return ret;
+	/* somebody took the maps: frozen memory needs none */
+	(void)freeze_all();
+	return -ENOMEM;
 }
 
 /* The next piece, and its first table only if it has a pinned page. */
