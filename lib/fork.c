@@ -287,6 +287,7 @@ static void parent(void)
 	note_refused(was_refused);
 	if (!was_refused && atomic_load(&process.life->forking) == 1)
 		count_fork(process.life);
+	mover_told();
 	process_fork_parent();
 }
 

@@ -144,8 +144,10 @@ static int freeze_store(struct store *s)
 {
 	int ret = verify_store(s), moved = 0;
 
-	if (ret == 0 && s->closed)
+	if (ret == 0 && s->closed) {
+		spare_release(&s->spare);
 		ret = store_reopen(s, 0, 0);
+	}
 	if (ret < 0)
 		return ret;
 	extents_each(e, &s->extents, s->base, s->base + s->size) {

@@ -402,6 +402,8 @@ void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int 
 int memory_detach(struct store *s, uintptr_t start, uintptr_t end,
 		  enum cow_reason reason)
 {
+	if (s->closed && store_reopen(s, 0, 0) < 0)
+		return -ENOMEM;
 	extents_each(e, &s->extents, start, end) {
 		int ret = 0;
 

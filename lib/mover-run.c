@@ -38,8 +38,8 @@
 #define TABLE_NS 100000u	/* first guess of what a table costs */
 #define WAIT_MIN_NS 2000000u
 #define WAIT_MAX_NS 256000000u
-#define TRIES 10u		/* while pages are pinned, */
-#define TRY_NS 20000000u	/* ... which rarely lasts */
+#define TRIES 10u		/* in a row while pages are pinned, then once a fork */
+#define TRY_NS 20000000u	/* ... since that rarely lasts */
 #define PROBE_NS 1000000u	/* a probe's fork (pin.h) that takes longer, */
 #define PROBES 4u		/* ... is followed by a rest as long as that many */
 #define GIVE_WAY 1000		/* times, to threads that wait for the lock */
@@ -171,11 +171,11 @@ static enum next thaw_some(struct run *r)
 	/* forked meanwhile, and what had thawed was frozen again */
 	if (ret < 0 || (thaw_pending() > r->thaw.kept && r->thaw.why != -ENOMEM))
 		return NEXT_AGAIN;
-	if (r->thaw.why == -EPERM && ++r->tries < TRIES) {
+	r->tries = r->thaw.why == -EPERM ? r->tries + 1 : 0;
+	if (r->tries && r->tries < TRIES) {
 		r->wait_ns = TRY_NS;
 		return NEXT_WAIT;
 	}
-	r->tries = 0;
 	mover_answer(r->thaw.kept ? -EAGAIN : 0);
 	return NEXT_PARK;
 }

@@ -22,6 +22,7 @@
 #include "options.h"
 #include "pin.h"
 #include "process.h"
+#include "procfs.h"
 #include "sys.h"
 #include "thaw.h"
 #include "uffd.h"
@@ -172,6 +173,7 @@ static void try_calls(void)
 
 	if (uffd >= 0)
 		sys_close(uffd);
+	sys_name_thread("cowfork-try");
 	(void)sys_close_range(~0u, ~0u, 0);
 	(void)sys_thread_lives(0);
 }
@@ -188,7 +190,7 @@ static int is_refused(void)
 {
 	int uffd;
 
-	if (sys_is_filtered() && sys_try(try_calls) > 0)
+	if (procfs_is_filtered() && sys_try(try_calls) > 0)
 		return COW_REASON_SANDBOX;
 	if (!pin_can_tell())
 		return COW_REASON_PINNED;
@@ -203,7 +205,8 @@ static int is_refused(void)
 /* Under the lock: is it this thread's to make one? */
 static int claim(struct mover *m)
 {
-	if (atomic_load(&m->runs) || atomic_load(&m->refused) || !mover_has_work())
+	if (atomic_load(&m->runs) || atomic_load(&m->refused) || !mover_has_work() ||
+	    process_borrowed())	/* it would die with the helper that asks */
 		return 0;
 	atomic_store(&m->runs, 1);
 	return 1;
@@ -239,9 +242,13 @@ static void wake(struct mover *m)
 	sys_futex_wake(&m->work);
 }
 
-/* Of a fork. Where it waits for time to pass it need not know at once. */
-static void tell(struct mover *m)
+/* Where it waits for time to pass it need not know at once. */
+void mover_told(void)
 {
+	struct mover *m = self();
+
+	if (!atomic_load(&m->runs))
+		return;
 	atomic_fetch_add(&m->work, 1);
 	if (atomic_load(&m->parked))
 		sys_futex_wake(&m->work);
@@ -251,11 +258,9 @@ void mover_start(void)
 {
 	struct mover *m = self();
 
-	if (atomic_load(&m->runs))
-		tell(m);
-	else if (!__libc_single_threaded && !process_borrowed() &&
-		 !atomic_load(&m->refused) && options.thaw == COW_THAW_AUTO &&
-		 !sys_alone_in_mm())
+	if (!__libc_single_threaded && !atomic_load(&m->runs) && !process_borrowed() &&
+	    !atomic_load(&m->refused) && options.thaw == COW_THAW_AUTO &&
+	    !sys_alone_in_mm())
 		start();
 }
 

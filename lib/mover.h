@@ -33,8 +33,11 @@ struct mover {
 	} news;
 };
 
-/* After a fork: give it work, start it if there is work that it alone can do. Takes
- * the lock. Not for signal handlers and atfork handlers: it makes a thread. */
+/* After a fork: tell it, if there is one. Safe anywhere. */
+void mover_told(void);
+
+/* After a fork: start it if there is work that it alone can do. Takes the lock. Not
+ * for signal handlers and atfork handlers: it makes a thread. */
 void mover_start(void);
 
 /* Log what it did since the last call. The process lock is held, by a thread of the

@@ -366,3 +366,15 @@ int procfs_pid_of(int pidfd)
 	sys_close(r.fd);
 	return pid;
 }
+
+int procfs_is_filtered(void)
+{
+	struct reader r = { .fd = sys_open("/proc/thread-self/status", O_RDONLY) };
+	int is;
+
+	if (r.fd < 0)
+		return 1;
+	is = field(&r, "\nSeccomp:", 10) != 0;
+	sys_close(r.fd);
+	return is;
+}

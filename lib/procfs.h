@@ -33,6 +33,10 @@ void procfs_dump_private(void);
  * memory: one with O_DIRECT, an io_uring with registered buffers? -errno. */
 int procfs_pins(void);
 
+/* Does a filter for system calls hold for this thread (seccomp(2))? 1 also when it
+ * cannot be told. Asked here, since a filter may kill for prctl(2). */
+int procfs_is_filtered(void);
+
 /* The process that a pidfd stands for; 0 for another descriptor, -errno. */
 int procfs_pid_of(int pidfd);
 

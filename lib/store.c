@@ -469,8 +469,13 @@ int store_by_halves(store_step *step, struct store *s, uintptr_t start, size_t l
 	return ret ? ret : store_by_halves(step, s, start + half, len - half, arg);
 }
 
+/* Where memory is in many pieces, a probe that copies its page tables is cheaper. */
+#define CLOSE_MAX 64u
+
 void store_close(struct store *s)
 {
+	if (s->extents.count > CLOSE_MAX)
+		return;
 	for (size_t i = 0; i < s->extents.count; i++) {
 		const struct extent *e = &s->extents.at[i];
 
@@ -498,6 +503,8 @@ int store_reopen(struct store *s, uintptr_t but_from, uintptr_t but_to)
 	uintptr_t end = s->base + s->size;
 	int ret;
 
+	if (!s->closed)
+		return 0;
 	if (but_from < s->base || but_from >= end)
 		but_from = but_to = end;
 	ret = reopen(s, s->base, but_from) | reopen(s, but_to, end);

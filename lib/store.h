@@ -101,8 +101,8 @@ typedef int store_step(struct store *s, uintptr_t start, size_t len, void *arg);
 int store_by_halves(store_step *step, struct store *s, uintptr_t start, size_t len,
 		    void *arg);
 
-/* No fork sees what is FROZEN in the window; and again it does, but for
- * [but_from, but_to). The second can fail (-ENOMEM): then the store is marked so,
+/* No fork sees what is FROZEN in the window, unless that is in too many pieces; and
+ * again it does, but for [but_from, but_to). The second can fail (-ENOMEM): then the store is marked so,
  * and the next freeze tries again. */
 void store_close(struct store *s);
 int store_reopen(struct store *s, uintptr_t but_from, uintptr_t but_to);

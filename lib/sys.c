@@ -323,7 +323,7 @@ int sys_probe_start(void)
 
 void sys_probe_kill(int pid)
 {
-	CALL(SYS_kill, pid, SIGKILL);
+	CALL(SYS_tgkill, pid, pid, SIGKILL);
 }
 
 int sys_try(void (*fn)(void))
@@ -331,11 +331,6 @@ int sys_try(void (*fn)(void))
 	int pid = make_child(fn);
 
 	return pid < 0 ? pid : sys_probe_reap(pid);
-}
-
-int sys_is_filtered(void)
-{
-	return CALL(SYS_prctl, PR_GET_SECCOMP) != 0;
 }
 
 int sys_kernel_is(unsigned major, unsigned minor)

@@ -64,9 +64,6 @@ int sys_gettid(void);
 int sys_thread_lives(int tid);	/* of this process */
 void sys_name_thread(const char *name);
 
-/* Does a filter for system calls hold for this thread (seccomp(2))? */
-int sys_is_filtered(void);
-
 /* Is the kernel's version at least this? */
 int sys_kernel_is(unsigned major, unsigned minor);
 
