@@ -1,5 +1,7 @@
 /*
  * Making a store and the single steps on it; see store.h for the picture.
+ * (Longer than others, so that its three address ranges are re-mapped here alone,
+ * but for what lift.c takes away and brings back.)
  *
  * SPDX-License-Identifier: MIT
  */
