@@ -39,12 +39,12 @@ const char *cow_reason_string(enum cow_reason reason)
 		[COW_REASON_FOREIGN] = "another mapping was found where a region was",
 		[COW_REASON_SANDBOX] = "the program restricted its system calls",
 		[COW_REASON_PINNED] = "memory may be pinned for devices",
-		[COW_REASON_UFFD] = "no userfaultfd(2) that sees the kernel's faults "
-				    "(CAP_SYS_PTRACE, vm.unprivileged_userfaultfd, "
-				    "/dev/userfaultfd)",
+		[COW_REASON_UFFD] = ("no userfaultfd(2) that sees the kernel's faults "
+				     "(CAP_SYS_PTRACE, vm.unprivileged_userfaultfd, "
+				     "/dev/userfaultfd)"),
 		[COW_REASON_THREAD] = "no thread can be made",
-		[COW_REASON_LEASE] = "descendants cannot be counted (System V shared memory, "
-				     "a locked page, /proc/self/pagemap)",
+		[COW_REASON_LEASE] = ("descendants cannot be counted (System V shared memory, "
+				      "a locked page, /proc/self/pagemap)"),
 	};
 
 	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";
