@@ -30,7 +30,6 @@
 
 #include "compat.h"
 #include "lift.h"
-#include "log.h"
 #include "merge.h"
 #include "pin.h"
 #include "process.h"
@@ -93,12 +92,13 @@ static int hold(const struct lift *l, struct store *s, const struct extent *e)
 	size_t len = e->end - e->start;
 	int ret = sys_madvise(e->start, len, MADV_DONTFORK);
 
-	if (ret == 0 && !lease_free(&s->lease))
+	if (ret == 0 && !lease_free(&s->lease)) {
 		ret = -EBUSY;
-	if (ret == 0)
+	} else if (ret == 0) {
 		ret = uffd_hold(l->uffd, e->start, len, !merge_is_overlay(e));
-	if (ret == -EBUSY && lease_free(&s->lease))
-		ret = -EADDRINUSE;	/* by another userfaultfd */
+		if (ret == -EBUSY)	/* another userfaultfd has it */
+			ret = -EADDRINUSE;
+	}
 	if (ret < 0)
 		store_reopen_piece(s, e->start, len);
 	return ret;
@@ -152,7 +152,6 @@ static int exchange(struct lift *l, struct store *s, const struct extent *e, uin
 
 	if (process.life->mover.probe)
 		l->probe_ns = sys_now_ns() - start;
-
 	if (ret > 0)
 		ret = -EPERM;
 	if (ret == 0)

@@ -9,7 +9,7 @@
  *
  * It has a descriptor table of its own, so that nothing it opens takes a number
  * from the program or a child, and nothing that the program closes is its. It is
- * not woken when a descendant ends: asking costs 0.2 us, at intervals that grow with
+ * not woken when a descendant ends: asking costs some us, at intervals that grow with
  * the descendant's age from 2 ms to a quarter of a second, and a thaw is to wait
  * for quiet anyway.
  *

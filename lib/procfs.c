@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/sysmacros.h>
 
 #include "compat.h"
@@ -253,9 +252,9 @@ int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 	return each_run(start, len, is_private, fn, arg);
 }
 
-int procfs_unshared(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
+int procfs_unshared(uintptr_t start, size_t len)
 {
-	return each_run(start, len, is_unshared, fn, arg);
+	return each_run(start, len, is_unshared, NULL, NULL);
 }
 
 /* --- core files --------------------------------------------------------- */
@@ -324,15 +323,12 @@ static int pins(int dir, const char *name)
 	return found;
 }
 
-typedef int descriptor_test(int dir, const char *name);
-
-/* Is there one in this directory for which the test says 1? -errno. */
-static int any_descriptor(const char *path, descriptor_test *test)
+int procfs_pins(void)
 {
-	int dir = sys_open(path, O_RDONLY | O_DIRECTORY);
+	int dir = sys_open("/proc/thread-self/fdinfo", O_RDONLY | O_DIRECTORY);
 	_Alignas(struct entry) char buf[2048];
 	int found = 0;
-	long n = 0;
+	long n;
 
 	if (dir < 0)
 		return dir;
@@ -340,16 +336,11 @@ static int any_descriptor(const char *path, descriptor_test *test)
 		for (long at = 0; !found && at < n;) {
 			struct entry *e = (struct entry *)(buf + at);
 
-			found = e->name[0] != '.' && test(dir, e->name);
+			found = e->name[0] != '.' && pins(dir, e->name);
 			at += e->size;
 		}
 	sys_close(dir);
-	return n < 0 ? (int)n : found;
-}
-
-int procfs_pins(void)
-{
-	return any_descriptor("/proc/thread-self/fdinfo", pins);
+	return found;
 }
 
 int procfs_pid_of(int pidfd)

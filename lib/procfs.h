@@ -61,7 +61,7 @@ typedef int procfs_run_fn(void *arg, uintptr_t start, size_t len);
  * is there one? */
 int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg);
 
-/* The same for those that are in memory, and mapped by this process alone. */
-int procfs_unshared(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg);
+/* Is one of those in memory, and mapped by this process alone? 1, 0, -errno. */
+int procfs_unshared(uintptr_t start, size_t len);
 
 #endif
