@@ -57,6 +57,13 @@ enum cow_thaw {
 	COW_THAW_NEVER,		/* no thread of the library's, but for cow_thaw() */
 };
 
+enum cow_adopt {
+	COW_ADOPT_AUTO,		/* when native forks have cost what adopting costs */
+	COW_ADOPT_FIRST,	/* ahead of the first fork that there is something to
+				 * adopt for */
+	COW_ADOPT_NEVER,	/* only what cow_adopt() is asked for */
+};
+
 /* Set `size` to sizeof(struct cow_options) before a call. */
 struct cow_options {
 	size_t size;		/* of this struct, in bytes */
@@ -65,13 +72,15 @@ struct cow_options {
 	enum cow_engine engine;	/* default COW_ENGINE_AUTO */
 	enum cow_huge huge;	/* default COW_HUGE_AUTO */
 	enum cow_thaw thaw;	/* default COW_THAW_AUTO */
+	enum cow_adopt adopt;	/* default COW_ADOPT_AUTO */
 };
 
 /*
  * The options in force. The first use of the library reads them from the
  * environment: COWFORK_ENGINE=auto|store|off, COWFORK_MIN_SIZE=N[K|M|G],
- * COWFORK_HUGE=auto|always|never, COWFORK_THAW=auto|never. A value that does not parse is reported
- * through the log callback and the default holds.
+ * COWFORK_HUGE=auto|always|never, COWFORK_THAW=auto|never,
+ * COWFORK_ADOPT=auto|first|never. A value that does not parse is reported through the
+ * log callback and the default holds.
  * -EINVAL: opts->size is smaller than sizeof(size_t).
  */
 int cow_options_get(struct cow_options *opts) COW_NONNULL(1) COW_MUST_CHECK;
@@ -182,6 +191,45 @@ int cow_region_destroy(void *addr) COW_MUST_CHECK;
  */
 int cow_region_state(const void *addr) COW_MUST_CHECK;
 
+/* --- adoption ----------------------------------------------------------- */
+
+/*
+ * Move memory that exists already into the store, so that forks of it are flat:
+ * private anonymous read-write memory wherever it came from (the brk heap, malloc's
+ * arenas and blocks, .bss). Its content and addresses stay. Not needed as a rule, see
+ * the option adopt.
+ *
+ *   addr, len   whole pages, bytes; or NULL and 0: all mappings of at least the option
+ *               min_size, and smaller ones that grew next to what was adopted
+ *
+ * What is no such memory is passed over: stacks, locked memory, memory with
+ * MADV_DONTFORK, MADV_WIPEONFORK or MADV_DONTDUMP, huge pages of hugetlbfs, devices,
+ * memory of a userfaultfd, pages pinned for I/O, control blocks of threads.
+ *
+ * Returns when it is done, 0.3 to 0.4 s for each GiB in memory. Other threads go on
+ * meanwhile; one that touches what is moved just then waits, 1 ms as a rule. With other
+ * threads it needs what cow_thaw() needs.
+ * 0 also when there was nothing to adopt.
+ * -EINVAL: addr or len is not a multiple of the page size, or only one of them is 0.
+ * -EPERM: other threads run, and there is no userfaultfd(2) that sees the kernel's
+ * faults; or no store can be had. cow_stats says why (adopt_reason).
+ * -EAGAIN: some of it stays native (pages are pinned, no map or memory left).
+ * Not for signal handlers: it may make a thread.
+ */
+int cow_adopt(void *addr, size_t len) COW_MUST_CHECK;
+
+/*
+ * Make what lies in the store plain anonymous memory again, content kept. It is not
+ * adopted again but by cow_adopt().
+ *
+ *   addr, len   as of cow_adopt(); NULL and 0: all that was adopted
+ *
+ * Children that live keep seeing what they saw. Cost and threads as of cow_adopt().
+ * 0 also when there was nothing to release. -EINVAL, -EPERM as above. -EAGAIN: some of
+ * it is in the store still. -ENOMEM: no memory or map left; likewise.
+ */
+int cow_release(void *addr, size_t len) COW_MUST_CHECK;
+
 /* --- memory calls ------------------------------------------------------- */
 
 /*
@@ -229,6 +277,7 @@ enum cow_reason {
 	COW_REASON_UFFD,	/* no userfaultfd(2) that sees the kernel's faults */
 	COW_REASON_THREAD,	/* no thread can be made */
 	COW_REASON_LEASE,	/* descendants cannot be counted */
+	COW_REASON_OWNER,	/* its owner makes system calls of its own (sanitizers) */
 	COW_REASON_COUNT,
 };
 
@@ -288,6 +337,13 @@ struct cow_stats {
 	uint64_t frozen_reason;		/* enum cow_reason: what keeps memory frozen
 					 * that nobody looks at; COW_REASON_NONE:
 					 * nothing, it will thaw when that pays */
+
+	uint64_t bytes_adopted;		/* of bytes_frozen: memory that was adopted */
+	uint64_t adoptions;		/* passes that adopted something */
+	uint64_t adopt_ns_total;
+	uint64_t adopt_hold_ns_max;	/* longest that a writer may have been held */
+	uint64_t adopt_reason;		/* enum cow_reason: what kept memory from being
+					 * adopted, last time */
 };
 
 /*

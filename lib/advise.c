@@ -236,7 +236,7 @@ static int advise_piece(struct store *s, const struct extent *e, int advice)
 		return -ENOMEM;
 	if (memory_is_ours(s, e))
 		return advise_ours(s, e, advice);
-	if (e->state == EXTENT_FREE && !s->inherited)
+	if (e->state == EXTENT_FREE && store_reserves(s))
 		return -ENOMEM;
 	if (e->flags & EXTENT_PINNED)
 		return advise_pinned(s, e, advice);

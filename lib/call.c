@@ -13,6 +13,7 @@
 #include "process.h"
 #include "region.h"
 #include "sys.h"
+#include "verify.h"
 
 int call_result(int ret)
 {
@@ -56,6 +57,8 @@ static int over_range(const struct call *call, uintptr_t start, size_t len)
 		}
 		if (s && s->base + s->size < end)
 			stop = s->base + s->size;
+		if (s && s->adopted)
+			(void)verify_range(s, start, stop);
 		ret = s ? call->managed(s, start, stop, call->value)
 			: call->native(start, stop - start, call->value);
 		if (ret < 0)
@@ -121,7 +124,7 @@ static int managed_mprotect(struct store *s, uintptr_t start, uintptr_t end, int
 	extents_each(e, &s->extents, start, end) {
 		int ours = memory_is_ours(s, &e), ret = 0;
 
-		if (e.state == EXTENT_FREE && !s->inherited)
+		if (e.state == EXTENT_FREE && store_reserves(s))
 			return -ENOMEM;
 		if ((ours || e.flags & EXTENT_PINNED) && prot & ~7)
 			return -EINVAL;

@@ -64,6 +64,7 @@ struct procmap_query {
 	__u64 vma_name_addr, build_id_addr;
 };
 #define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
+#define PROCMAP_QUERY_VMA_PROT 7
 #define PROCMAP_QUERY_VMA_SHARED 8
 #endif
 #ifndef MAP_FIXED_NOREPLACE

@@ -27,7 +27,7 @@ int extent_may_become(enum extent_state from, enum extent_state to)
 		[EXTENT_FROZEN] = 1 << EXTENT_FREE | 1 << EXTENT_OWNED |
 				  1 << EXTENT_FROZEN | 1 << EXTENT_NATIVE,
 		[EXTENT_NATIVE] = 1 << EXTENT_FREE | 1 << EXTENT_OWNED |
-				  1 << EXTENT_NATIVE,
+				  1 << EXTENT_FROZEN | 1 << EXTENT_NATIVE,
 	};
 
 	return allowed[from] >> to & 1;

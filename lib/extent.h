@@ -20,13 +20,16 @@
  *    |                     v                      v
  *    +------- unmap ----- NATIVE <--- a call that only plain memory can serve
  *
+ * (NATIVE becomes FROZEN where memory is adopted: its content is in the store then, and
+ * the program never had the store mapped shared there, see adopt.h.)
  * (FREE becomes NATIVE too, where the program maps there with MAP_FIXED. Where it
  * maps anonymous memory so, or asks for zeros, all of them become OWNED when no
  * descendant looks: a renewal.)
  * Every arrow is a call of extents_set(); extent_may_become() is the picture.
  */
 enum extent_state {
-	EXTENT_FREE,	/* reserved; in an inherited window: not ours at all */
+	EXTENT_FREE,	/* reserved; in an inherited window, or one over memory that
+			 * was adopted: not ours at all */
 	EXTENT_OWNED,	/* shared mapping of the store, DONTFORK */
 	EXTENT_FROZEN,	/* private mapping of the store, its table parked */
 	EXTENT_NATIVE,	/* whatever the program put here; the kernel serves it */

@@ -1,7 +1,7 @@
 /*
  * A fork in order:
  *
- *   prepare   lock, signals blocked; refresh if it pays; freeze what is owned
+ *   prepare   lock, signals blocked; adopt or refresh if it pays; freeze what is owned
  *   (the C library's and the kernel's own fork)
  *   parent    read the meter, unlock; collapse tables that forks have paid for
  *   child     all stores become inherited, unlock
@@ -23,6 +23,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "adopt.h"
+#include "adopt-when.h"
 #include "fork.h"
 #include "freeze.h"
 #include "huge.h"
@@ -192,6 +194,14 @@ static int make_ready(void)
 	return 0;
 }
 
+static void maybe_adopt(void)
+{
+	const struct adopt_what what = adopt_everything();
+
+	if (adopt_when_due() && sys_alone_in_mm())
+		adopt_when_done(adopt_alone(&what));
+}
+
 /* Only the outermost level has work, and only it can fail. */
 static int enter(void)
 {
@@ -200,6 +210,7 @@ static int enter(void)
 	if (!process_fork_begin())
 		return 0;
 	mover_tell();
+	maybe_adopt();
 	ret = make_ready();
 	if (ret < 0)
 		return ret;
@@ -257,6 +268,8 @@ static void count_fork(struct life *life)
 	if (!st->fork_ns_min || ns < st->fork_ns_min)
 		st->fork_ns_min = ns;
 	life->frozen_ahead = 0;
+	if (life->made == MADE_NATIVE || life->made == MADE_FROZEN)
+		adopt_when_forked(ns);
 	if (life->made == MADE_NATIVE)
 		return;
 	excess = read_meter(&life->meter, ns, life->flat);

@@ -168,7 +168,7 @@ static int freeze_store(struct store *s)
 	return moved;
 }
 
-int freeze_all(void)
+static int freeze_stores(int adopted_only)
 {
 	uint64_t start = 0;
 	int moved = 0;
@@ -176,7 +176,7 @@ int freeze_all(void)
 	process_each_own(s) {
 		int ret;
 
-		if (!s->owns)
+		if (!s->owns || (adopted_only && !s->adopted))
 			continue;
 		start = start ? start : sys_now_ns();
 		ret = freeze_store(s);
@@ -192,6 +192,16 @@ int freeze_all(void)
 			process.life->stats.generation = process.life->stats.thaws + 1;
 	}
 	return moved;
+}
+
+int freeze_all(void)
+{
+	return freeze_stores(0);
+}
+
+int freeze_adopted(void)
+{
+	return freeze_stores(1);
 }
 
 int freeze_relieve(void)

@@ -25,7 +25,7 @@ static int managed_mlock(struct store *s, uintptr_t start, uintptr_t end, int fl
 	if (ret < 0)
 		return ret;
 	extents_each(e, &s->extents, start, end)
-		if (e.state == EXTENT_FREE && !s->inherited)
+		if (e.state == EXTENT_FREE && store_reserves(s))
 			return -ENOMEM;
 	return sys_mlock2(start, end - start, (unsigned)flags);
 }

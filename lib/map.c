@@ -16,6 +16,7 @@
 #include "options.h"
 #include "process.h"
 #include "sys.h"
+#include "verify.h"
 
 #define JOIN_SIZE ((size_t)256 << 10)
 
@@ -103,12 +104,23 @@ static int is_within(const struct store *s, const struct request *r)
 /* To the program, what is FREE is not mapped. */
 static int is_vacant(struct store *s, const struct request *r)
 {
-	if (s->inherited || !is_within(s, r))
+	if (!store_reserves(s) || !is_within(s, r))
 		return 0;
 	extents_each(e, &s->extents, r->start, r->start + r->size)
 		if (e.state != EXTENT_FREE)
 			return 0;
 	return 1;
+}
+
+/* What was moved away from adopted memory shows the store elsewhere. */
+static void verify_windows(const struct request *r)
+{
+	uintptr_t to = r->start, end = r->start + r->size, from;
+	struct store *s;
+
+	while ((s = process_next_window(&to, end, &from)))
+		if (s->adopted)
+			(void)verify_range(s, from, to);
 }
 
 static void yield_windows(const struct request *r)
@@ -129,9 +141,10 @@ static long map_over(struct request *r)
 
 	if (!store_have_room(s))
 		return -ENOMEM;
+	verify_windows(r);
 	/* a range that is not all in this window would need more than one call
 	 * to the kernel to be refused as a whole */
-	if (r->flags & MAP_FIXED_NOREPLACE && !s->inherited) {
+	if (r->flags & MAP_FIXED_NOREPLACE && store_reserves(s)) {
 		if (!is_vacant(s, r))
 			return -EEXIST;
 		r->flags = (r->flags & ~MAP_FIXED_NOREPLACE) | MAP_FIXED;

@@ -62,7 +62,7 @@ static int place_in(struct store *s, size_t size, size_t align, int prot,
 
 /* It costs some microseconds a descriptor: looked at once a second at most, and
  * for no more than a thousandth of the time. */
-static int pinned(void)
+int memory_may_be_pinned(void)
 {
 	struct life *life = process.life;
 	uint64_t now = sys_now_ns(), took;
@@ -83,7 +83,7 @@ static int why_not(void)
 		return COW_REASON_FORKING;
 	if (process.lock_future)
 		return COW_REASON_LOCKED;
-	return pinned() ? COW_REASON_PINNED : COW_REASON_NONE;
+	return memory_may_be_pinned() ? COW_REASON_PINNED : COW_REASON_NONE;
 }
 
 /* Whole tables where that leaves no gap: neighbours merge, and one move freezes
@@ -148,7 +148,7 @@ static int renew_piece(struct store *s, const struct extent *e, int prot)
 
 int memory_renew(struct store *s, uintptr_t start, uintptr_t end, int prot)
 {
-	if (s->inherited || process_forking() || process.lock_future ||
+	if (!store_reserves(s) || process_forking() || process.lock_future ||
 	    options.engine == COW_ENGINE_OFF)
 		return -EAGAIN;
 	extents_each(e, &s->extents, start, end) {
@@ -166,11 +166,16 @@ void memory_yield(struct store *s, uintptr_t start, uintptr_t end, int prot,
 	extents_each(e, &s->extents, start, end) {
 		int stale = may_be_seen(&e);
 
+		if (s->adopted && e.state == EXTENT_FREE)
+			continue;
 		if (e.state == EXTENT_OWNED && !s->inherited)
 			stale |= store_punch(s, e.start, e.end - e.start) < 0;
 		if (s->inherited)
 			stale = 0;
-		if (!(e.flags & EXTENT_FOREIGN))
+		if (s->adopted && flags && !(e.flags & EXTENT_FOREIGN))
+			extents_set(&s->extents, e.start, e.end, EXTENT_FREE, 0,
+				    stale ? EXTENT_STALE : 0);
+		else if (!(e.flags & EXTENT_FOREIGN))
 			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE,
 				    prot & 7, flags | (stale ? EXTENT_STALE : 0));
 		s->stale |= stale;
@@ -229,10 +234,23 @@ static int unmap_inherited(struct store *s, const struct extent *e)
 	return ret;
 }
 
+static int unmap_adopted(struct store *s, const struct extent *e)
+{
+	int ret = sys_munmap(e->start, e->end - e->start), stale = may_be_seen(e);
+
+	if (ret < 0 || e->state == EXTENT_FREE || e->flags & EXTENT_FOREIGN)
+		return ret;
+	extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0, stale ? EXTENT_STALE : 0);
+	s->stale |= stale;
+	return 0;
+}
+
 static int unmap_piece(struct store *s, const struct extent *e)
 {
 	if (s->inherited)
 		return unmap_inherited(s, e);
+	if (s->adopted)
+		return unmap_adopted(s, e);
 	if (e->flags & EXTENT_FOREIGN)
 		return sys_munmap(e->start, e->end - e->start);
 	if (e->state == EXTENT_FREE)
@@ -346,7 +364,7 @@ static int zero_piece(struct store *s, const struct extent *e)
 		ret = memory_empty(s, e, 0);
 		return ret < 0 ? memory_zero_by_hand(e) : ret;
 	}
-	if (e->state == EXTENT_FREE && !s->inherited)
+	if (e->state == EXTENT_FREE && store_reserves(s))
 		return -ENOMEM;
 	return sys_madvise(e->start, e->end - e->start, MADV_DONTNEED);
 }

@@ -67,6 +67,9 @@ int memory_detach(struct store *s, uintptr_t start, uintptr_t end,
 /* Give the advice that an extent's flags tell of to plain memory. */
 void memory_advise_again(uintptr_t start, size_t len, unsigned flags);
 
+/* Does the program hold descriptors through which devices write to memory? */
+int memory_may_be_pinned(void);
+
 /* What the window is to the program there. An inherited window exists only
  * where it is FROZEN or was since handed to the kernel. */
 static inline int memory_is_ours(const struct store *s, const struct extent *e)

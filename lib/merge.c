@@ -8,7 +8,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "compat.h"
 #include "merge.h"
+#include "options.h"
 #include "procfs.h"
 #include "sys.h"
 
@@ -81,12 +83,74 @@ uintptr_t merge_edge(const struct extent *e, size_t tables, size_t pages)
 	return w.edge < e->end ? w.edge : e->end;
 }
 
+/* --- huge pages --------------------------------------------------------- */
+
+struct full {
+	uintptr_t first;
+	size_t bytes[MERGE_TABLES];
+};
+
+static int add_run(void *arg, uintptr_t start, size_t len)
+{
+	struct full *f = arg;
+
+	while (len) {
+		size_t table = start >= f->first ? (start - f->first) / TABLE_SIZE : MERGE_TABLES;
+		size_t n = TABLE_SIZE - start % TABLE_SIZE;
+
+		n = n < len ? n : len;
+		if (table < MERGE_TABLES)
+			f->bytes[table] += n;
+		start += n;
+		len -= n;
+	}
+	return 0;
+}
+
+/* One page of each is there: the rest of a huge page is filled with zeros by the one
+ * call, cheaper than by a fault for each page. */
+static void make_huge(struct store *s, uintptr_t start, size_t count)
+{
+	uintptr_t to = store_alias(s, start);
+	unsigned char *huge = store_huge_map(s);
+
+	for (size_t i = 0; i < count; i++)
+		*(volatile char *)(to + i * TABLE_SIZE) = 0;
+	if (!huge || sys_madvise(to, count * TABLE_SIZE, MADV_COLLAPSE) < 0)
+		return;
+	memset(huge + (start - s->base) / TABLE_SIZE, 1, count);
+	s->huge_count += count;
+}
+
+void merge_prepare(struct store *s, const struct extent *e)
+{
+	struct full f = { .first = (e->start + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1) };
+	size_t count = f.first < e->end ? (e->end - f.first) / TABLE_SIZE : 0, run = 0;
+
+	if (options.huge == COW_HUGE_NEVER || !count || count > MERGE_TABLES ||
+	    procfs_private(e->start, e->end - e->start, add_run, &f) < 0 ||
+	    sys_mprotect(store_alias(s, f.first), count * TABLE_SIZE,
+			 PROT_READ | PROT_WRITE) < 0)
+		return;
+	for (size_t t = 0; t <= count; t++) {
+		if (t < count && f.bytes[t] == TABLE_SIZE) {
+			run++;
+			continue;
+		}
+		if (run)
+			make_huge(s, f.first + (t - run) * TABLE_SIZE, run);
+		run = 0;
+	}
+}
+
+/* --- merge -------------------------------------------------------------- */
+
 int merge_piece(struct store *s, const struct extent *e, uintptr_t from)
 {
 	struct merge m = { store_alias(s, e->start), from, merge_is_overlay(e) };
 	size_t len = e->end - e->start;
 	int closed = !(e->prot & PROT_READ);
-	int ret = m.sparse ? store_punch(s, e->start, len) : 0;
+	int ret = e->flags & EXTENT_STALE ? store_punch(s, e->start, len) : 0;
 
 	if (ret == 0)
 		ret = sys_mprotect(m.to, len, PROT_READ | PROT_WRITE);

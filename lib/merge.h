@@ -21,6 +21,11 @@ int merge_has_pages(const struct extent *e);
  * at the edge of a table. */
 uintptr_t merge_edge(const struct extent *e, size_t tables, size_t pages);
 
+/* Ahead of it, for an overlay on fresh offsets of at most MERGE_TABLES tables: those
+ * that are full get huge pages, if options allow. */
+#define MERGE_TABLES 16u
+void merge_prepare(struct store *s, const struct extent *e);
+
 /* Copy the private pages of a piece, which lie at `from` just now: in place, or
  * where they were moved to. Of an overlay nothing but its pages is in the store
  * afterwards. On failure the store holds nothing that would show later. 0, -errno. */

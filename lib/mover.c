@@ -16,6 +16,7 @@
 #include <sys/single_threaded.h>
 
 #include "compat.h"
+#include "freeze.h"
 #include "log.h"
 #include "mover.h"
 #include "mover-run.h"
@@ -334,6 +335,8 @@ static int thaw_alone(void)
 	if (!sys_alone_in_mm())
 		return 1;
 	thaw_all();
+	if (freeze_adopted() < 0)
+		return -EAGAIN;
 	return thaw_pending() ? -EAGAIN : 0;
 }
 

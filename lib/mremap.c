@@ -19,6 +19,7 @@
 #include "process.h"
 #include "region.h"
 #include "sys.h"
+#include "verify.h"
 
 enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED,
        MOVES_ALONG = EXTENT_PROGRAM | EXTENT_KEEP | EXTENT_DONTFORK | EXTENT_DONTDUMP };
@@ -56,7 +57,7 @@ static int grow_in_place(const struct move *m)
 	size_t more = m->new_len - m->old_len;
 	struct extent next;
 
-	if (s->inherited || m->source.state != EXTENT_OWNED || process_forking() ||
+	if (!store_reserves(s) || m->source.state != EXTENT_OWNED || process_forking() ||
 	    end + more < end || end + more > s->base + s->size)
 		return -ENOMEM;
 	next = extents_piece(&s->extents, end, s->base + s->size);
@@ -436,13 +437,13 @@ static int is_foreign(const struct move *m)
 
 	if (!m->s)
 		return 1;
-	if (!m->s->inherited && (m->old_len || start < m->s->base))
+	if (store_reserves(m->s) && (m->old_len || start < m->s->base))
 		return 0;
 	start = start < m->s->base ? m->s->base : start;
 	end = end < m->s->base + m->s->size ? end : m->s->base + m->s->size;
 	extents_each(e, &m->s->extents, start, end)
 		if ((e.state != EXTENT_NATIVE || e.flags & EXTENT_PINNED) &&
-		    !(e.state == EXTENT_FREE && m->s->inherited))
+		    !(e.state == EXTENT_FREE && !store_reserves(m->s)))
 			return 0;
 	return 1;
 }
@@ -501,6 +502,10 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 		return call_address(sys_mremap(m.addr, old_len, new_len, flags,
 					       (uintptr_t)new_addr));
 	process_lock();
+	if (m.s && m.s->adopted)
+		(void)verify_store(m.s);
+	if (target && target->adopted)
+		(void)verify_store(target);
 	ret = is_foreign(&m) ? remap_foreign(&m, target != NULL) : remap_from_window(&m);
 	if (!sys_failed(ret))
 		tell_regions(&m, (uintptr_t)ret);

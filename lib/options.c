@@ -22,11 +22,13 @@ struct cow_options options = {
 	.engine = COW_ENGINE_AUTO,
 	.huge = COW_HUGE_AUTO,
 	.thaw = COW_THAW_AUTO,
+	.adopt = COW_ADOPT_AUTO,
 };
 
 static const char *const engine_names[] = { "auto", "store", "off" };
 static const char *const huge_names[] = { "auto", "always", "never" };
 static const char *const thaw_names[] = { "auto", "never" };
+static const char *const adopt_names[] = { "auto", "first", "never" };
 
 static const char *variable(const char *name)
 {
@@ -102,6 +104,8 @@ int options_read_environment(void)
 				(int)options.huge);
 	options.thaw = (enum cow_thaw)read_choice("COWFORK_THAW", thaw_names, 2,
 				(int)options.thaw);
+	options.adopt = (enum cow_adopt)read_choice("COWFORK_ADOPT", adopt_names, 3,
+				(int)options.adopt);
 	return 1;
 }
 
@@ -125,7 +129,8 @@ int cow_options_set(const struct cow_options *opts)
 	if (opts->size != sizeof(*opts) || !opts->min_size ||
 	    opts->min_size > SIZE_MAX / 2 || (unsigned)opts->engine > COW_ENGINE_OFF ||
 	    (unsigned)opts->huge > COW_HUGE_NEVER ||
-	    (unsigned)opts->thaw > COW_THAW_NEVER)
+	    (unsigned)opts->thaw > COW_THAW_NEVER ||
+	    (unsigned)opts->adopt > COW_ADOPT_NEVER)
 		return -EINVAL;
 	process_lock();
 	options = *opts;

@@ -29,7 +29,7 @@ static int probe(uintptr_t start, size_t len, int *ret_probe)
 
 	if (pid < 0)
 		return pid;
-	ret = procfs_unshared(start, len);
+	ret = procfs_unshared(start, len, NULL, NULL);
 	sys_probe_kill(pid);
 	*ret_probe = pid;
 	return ret;

@@ -20,6 +20,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "adopt-when.h"
 #include "cowfork.h"
 #include "mover.h"
 #include "store.h"
@@ -49,6 +50,7 @@ struct life {
 		uint64_t faults;	/* children's, at the last look */
 		int looked;		/* an exec'd program inherits a count */
 	} meter;
+	struct adopt_meter adopt;
 	enum made made;			/* the fork under way */
 	int frozen_ahead;		/* cow_prepare() did its freeze */
 	int flat;			/* its page tables were parked just now */

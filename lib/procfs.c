@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/sysmacros.h>
 
 #include "compat.h"
@@ -67,8 +69,10 @@ static int line(struct reader *r, struct procfs_map *m)
 	if (number(r, 16, &start) != '-')
 		return 0;
 	number(r, 16, &end);
-	for (int i = 0; i < 4; i++)
-		m->shared = next(r) == 's';
+	m->prot = next(r) == 'r' ? PROT_READ : 0;
+	m->prot |= next(r) == 'w' ? PROT_WRITE : 0;
+	m->prot |= next(r) == 'x' ? PROT_EXEC : 0;
+	m->shared = next(r) == 's';
 	next(r);
 	number(r, 16, &offset);
 	number(r, 16, &major_);
@@ -100,6 +104,79 @@ int procfs_maps(procfs_map_fn *fn, void *arg)
 	return ret;
 }
 
+/* Mappings of which the kernel says no more than this are ordinary memory; the advice
+ * on huge pages is a hint (Documentation/filesystems/proc.rst, VmFlags). */
+static int is_ordinary(const char *flag)
+{
+	static const char known[] = "rd wr mr mw me ac nr sd hg nh ";
+
+	for (const char *k = known; *k; k += 3)
+		if (flag[0] == k[0] && flag[1] == k[1])
+			return 1;
+	return 0;
+}
+
+/* The rest of a line, as much as there is room for. -1 at the end. */
+static int text(struct reader *r, char *buf, size_t size)
+{
+	size_t n = 0;
+	int c;
+
+	while ((c = next(r)) >= 0 && c != '\n')
+		if (n + 1 < size)
+			buf[n++] = (char)c;
+	buf[n] = '\0';
+	return c < 0 ? -1 : (int)n;
+}
+
+static uint64_t kib(const char *p)
+{
+	uint64_t n = 0;
+
+	while (*p == ' ')
+		p++;
+	for (; *p >= '0' && *p <= '9'; p++)
+		n = n * 10 + (uint64_t)(*p - '0');
+	return n << 10;
+}
+
+/* An entry's lines up to its last. */
+static int details(struct reader *r, struct procfs_smap *m)
+{
+	char buf[256];
+
+	m->anonymous = 0;
+	m->special = 0;
+	while (text(r, buf, sizeof(buf)) >= 0) {
+		if (!strncmp(buf, "Anonymous:", 10))
+			m->anonymous += kib(buf + 10);
+		else if (!strncmp(buf, "Swap:", 5))
+			m->anonymous += kib(buf + 5);
+		if (strncmp(buf, "VmFlags: ", 9))
+			continue;
+		for (const char *f = buf + 9; f[0] && f[1]; f += f[2] ? 3 : 2)
+			m->special |= !is_ordinary(f);
+		return 1;
+	}
+	return 0;
+}
+
+int procfs_smaps(procfs_smap_fn *fn, void *arg)
+{
+	struct reader r = { .fd = sys_open("/proc/thread-self/smaps", O_RDONLY) };
+	struct procfs_smap m;
+	int ret = 0;
+
+	if (r.fd < 0)
+		return r.fd;
+	while (!ret && line(&r, &m.map) && details(&r, &m))
+		ret = fn(arg, &m);
+	if (!ret && r.have < 0)
+		ret = (int)r.have;
+	sys_close(r.fd);
+	return ret;
+}
+
 /* Asking for one map is a hundredth of reading them all (Linux 6.11). */
 static int query(int fd, uintptr_t addr, struct procfs_map *ret_map)
 {
@@ -112,6 +189,7 @@ static int query(int fd, uintptr_t addr, struct procfs_map *ret_map)
 		.start = (uintptr_t)q.vma_start, .end = (uintptr_t)q.vma_end,
 		.offset = q.vma_offset, .dev = makedev(q.dev_major, q.dev_minor),
 		.ino = (ino_t)q.inode, .shared = (q.vma_flags & PROCMAP_QUERY_VMA_SHARED) != 0,
+		.prot = (int)(q.vma_flags & PROCMAP_QUERY_VMA_PROT),
 	};
 	return 0;
 }
@@ -252,9 +330,9 @@ int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 	return each_run(start, len, is_private, fn, arg);
 }
 
-int procfs_unshared(uintptr_t start, size_t len)
+int procfs_unshared(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg)
 {
-	return each_run(start, len, is_unshared, NULL, NULL);
+	return each_run(start, len, is_unshared, fn, arg);
 }
 
 /* --- core files --------------------------------------------------------- */

@@ -18,7 +18,15 @@ struct procfs_map {
 	uint64_t offset;
 	dev_t dev;
 	ino_t ino;
-	int shared;
+	int shared, prot;
+};
+
+/* One entry of /proc/self/smaps, which costs as much as copying page tables. */
+struct procfs_smap {
+	struct procfs_map map;
+	uint64_t anonymous;	/* bytes of this process's own, in memory or swap */
+	int special;		/* it is locked, never forked, wiped on fork, left out of
+				 * core files, of a userfaultfd, a stack, and so on */
 };
 
 typedef int procfs_map_fn(void *arg, const struct procfs_map *map);
@@ -44,6 +52,9 @@ int procfs_pid_of(int pidfd);
  * walk and is returned. -errno when the file cannot be read. */
 int procfs_maps(procfs_map_fn *fn, void *arg);
 
+typedef int procfs_smap_fn(void *arg, const struct procfs_smap *map);
+int procfs_smaps(procfs_smap_fn *fn, void *arg);
+
 /* The map that holds addr. -ENOENT when there is none, -errno. */
 int procfs_map_at(uintptr_t addr, struct procfs_map *ret_map);
 
@@ -61,7 +72,7 @@ typedef int procfs_run_fn(void *arg, uintptr_t start, size_t len);
  * is there one? */
 int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg);
 
-/* Is one of those in memory, and mapped by this process alone? 1, 0, -errno. */
-int procfs_unshared(uintptr_t start, size_t len);
+/* The same for those of them that are in memory, and mapped by this process alone. */
+int procfs_unshared(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg);
 
 #endif

@@ -36,6 +36,7 @@ static int make_table(void)
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (sys_failed(p))
 		return (int)p;
+	sys_madvise((uintptr_t)p, REGION_MAX * sizeof(*regions), MADV_DONTDUMP);
 	regions = (struct region *)p;
 	return 0;
 }

@@ -31,6 +31,8 @@ static void add_extent(const struct store *s, const struct extent *e,
 		st->bytes_owned += len;
 	else
 		st->bytes_frozen += len;
+	if (s->adopted)
+		st->bytes_adopted += len;
 	st->tables += (len + TABLE_SIZE - 1) / TABLE_SIZE;
 }
 
@@ -43,7 +45,7 @@ static void add_store(const struct store *s, struct cow_stats *st)
 	st->extents += s->extents.count;
 	if (s->inherited)
 		return;
-	st->bytes_reserved += 3 * (uint64_t)s->size;
+	st->bytes_reserved += (s->adopted ? 2 : 3) * (uint64_t)s->size;
 	st->tables_huge += s->huge_count;
 	/* every store's lease has the same descendants, but for those that were
 	 * made before the store was */

@@ -95,8 +95,9 @@ static int why_not(void)
 
 /* --- making one --------------------------------------------------------- */
 
-/* Reserve size bytes of address space at a multiple of WINDOW_ALIGN. */
-static uintptr_t reserve(size_t size)
+/* Reserve size bytes of address space, as far above a multiple of WINDOW_ALIGN as
+ * `like`. */
+static uintptr_t reserve(size_t size, uintptr_t like)
 {
 	long p = sys_mmap(0, size + WINDOW_ALIGN, PROT_NONE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -105,7 +106,7 @@ static uintptr_t reserve(size_t size)
 	if (sys_failed(p))
 		return 0;
 	start = (uintptr_t)p;
-	at = (start + WINDOW_ALIGN - 1) & ~(WINDOW_ALIGN - 1);
+	at = start + (like - start) % WINDOW_ALIGN;
 	if (at > start)
 		sys_munmap(start, at - start);
 	sys_munmap(at + size, start + WINDOW_ALIGN - at);
@@ -120,7 +121,7 @@ static uintptr_t reserve_window(size_t size)
 	uintptr_t refused[PROCESS_STORES + 1], at = 0;
 	unsigned n = 0;
 
-	while (n <= PROCESS_STORES && (at = reserve(size)) &&
+	while (n <= PROCESS_STORES && (at = reserve(size, 0)) &&
 	       process_store_at(at, size)) {
 		refused[n++] = at;
 		at = 0;
@@ -162,6 +163,10 @@ static uintptr_t map_range(uintptr_t at, size_t size, int prot, int flags, int f
 	return at;
 }
 
+/* Behind an adopted window: where mremap(2) grows what the program has there, behind
+ * the library's back, it finds zeros. */
+#define HOLE ((size_t)1 << 45)
+
 static int make_file(size_t size)
 {
 	int fd = sys_memfd_create("cowfork", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -195,12 +200,23 @@ static long map_plain(size_t len)
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
 
+/* Memory of the library's own is told from the program's, which may be adopted, by
+ * not being in core files. */
+static long map_own(size_t len)
+{
+	long p = map_plain(len);
+
+	if (!sys_failed(p))
+		sys_madvise((uintptr_t)p, len, MADV_DONTDUMP);
+	return p;
+}
+
 /* The store's own memory: one page for this struct and the first extents, since
  * every fork copies it; more room for extents comes when it is needed. */
 static struct store *make_record(size_t size)
 {
 	size_t page = sys_page_size();
-	long p = map_plain(page);
+	long p = map_own(page);
 	struct store *s;
 
 	if (sys_failed(p))
@@ -221,7 +237,7 @@ int store_have_room(struct store *s)
 		return 1;
 	if (x->capacity == EXTENT_MAX)
 		return 0;
-	p = map_plain(EXTENT_MAX * sizeof(struct extent));
+	p = map_own(EXTENT_MAX * sizeof(struct extent));
 	if (sys_failed(p))
 		return 0;
 	memcpy((void *)p, x->at, x->count * sizeof(struct extent));
@@ -235,7 +251,7 @@ unsigned char *store_huge_map(struct store *s)
 	long p;
 
 	if (!s->huge) {
-		p = map_plain(s->size / TABLE_SIZE);
+		p = map_own(s->size / TABLE_SIZE);
 		s->huge = sys_failed(p) ? NULL : (unsigned char *)p;
 	}
 	return s->huge;
@@ -254,16 +270,19 @@ static int map_file(struct store *s, int fd)
 		return -EBADF;
 	s->dev = st.st_dev;
 	s->ino = st.st_ino;
-	s->base = map_range(s->base ? claim(s->base, s->size) : reserve_window(s->size),
-			    s->size, PROT_NONE, MAP_SHARED, fd);
-	s->shadow = map_range(reserve(s->size), s->size, PROT_NONE, MAP_SHARED, fd);
-	s->template = map_range(reserve(s->size), s->size, PROT_NONE, MAP_PRIVATE, fd);
+	if (!s->adopted)
+		s->base = map_range(s->base ? claim(s->base, s->size)
+					    : reserve_window(s->size),
+				    s->size, PROT_NONE, MAP_SHARED, fd);
+	s->shadow = map_range(reserve(s->size, s->base), s->size, PROT_NONE, MAP_SHARED, fd);
+	s->template = map_range(reserve(s->size, s->base), s->size, PROT_NONE, MAP_PRIVATE,
+				fd);
 	return s->base && s->shadow && s->template ? 0 : -ENOMEM;
 }
 
 static void unmap_file(struct store *s)
 {
-	if (s->base)
+	if (s->base && !s->adopted)
 		sys_munmap(s->base, s->size);
 	if (s->shadow)
 		sys_munmap(s->shadow, s->size);
@@ -292,9 +311,20 @@ static int try_cycle(struct store *s)
 	return store_punch(s, s->base, page);
 }
 
+/* All adopted memory has one lease: each costs every fork some us. */
+static void share_lease(struct store *s)
+{
+	process_each_own(other)
+		if (other->adopted) {
+			s->lease = other->lease;
+			return;
+		}
+	lease_open(&s->lease);
+}
+
 static int build(struct store *s)
 {
-	int fd = make_file(s->size);
+	int fd = make_file(s->size + (s->adopted ? HOLE : 0));
 	int ret;
 
 	if (fd < 0)
@@ -307,6 +337,10 @@ static int build(struct store *s)
 	}
 	extents_init(&s->extents, s->extents.at, s->extents.capacity, s->base,
 		     s->base + s->size);
+	if (s->adopted) {
+		share_lease(s);
+		return COW_REASON_NONE;
+	}
 	if (try_cycle(s) < 0) {
 		unmap_file(s);
 		process.native_for_good = COW_REASON_REMAP;
@@ -401,6 +435,45 @@ int store_open_at(uintptr_t at, size_t size, struct store **ret_store)
 	return COW_REASON_NONE;
 }
 
+/* A range of whole tables around [start, end), as far as it is no other window's. */
+static int cut_window(uintptr_t *start, uintptr_t *end)
+{
+	uintptr_t first = *start, from = first & ~(TABLE_SIZE - 1);
+	uintptr_t to = (*end + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
+	struct store *s;
+
+	if (process_store_at(from, first - from + 1))
+		from += TABLE_SIZE;
+	s = from < to ? process_store_at(from, to - from) : NULL;
+	if (s)
+		to = s->base & ~(TABLE_SIZE - 1);
+	*start = from;
+	*end = to;
+	return from < to;
+}
+
+int store_open_over(uintptr_t start, uintptr_t end, size_t room, struct store **ret_store)
+{
+	struct store *s;
+	int why = why_not();
+
+	end = end + room > end ? end + room : end;
+	if (why)
+		return why;
+	if (!cut_window(&start, &end) || !(s = make_record(end - start)))
+		return COW_REASON_ADDRESS;
+	s->base = start;
+	s->adopted = 1;
+	why = build(s);
+	if (why) {
+		free_record(s);
+		return why;
+	}
+	add(s);
+	*ret_store = s;
+	return COW_REASON_NONE;
+}
+
 int store_may_move(struct store *s, size_t len)
 {
 	long p;
@@ -422,7 +495,7 @@ void store_shrink(struct store *s)
 	uintptr_t end = (last->start + TABLE_SIZE) & ~(TABLE_SIZE - 1);
 	size_t keep = end - s->base;
 
-	if (last->state != EXTENT_FREE || last->flags || end >= last->end)
+	if (s->adopted || last->state != EXTENT_FREE || last->flags || end >= last->end)
 		return;
 	sys_munmap(end, s->size - keep);
 	sys_munmap(s->shadow + keep, s->size - keep);
@@ -449,14 +522,17 @@ void store_retire(struct store *s)
 	for (size_t i = 0; i < s->extents.count; i++) {
 		const struct extent *e = &s->extents.at[i];
 
-		if (e->state == EXTENT_FREE)
+		if (e->state == EXTENT_FREE && !s->adopted)
 			sys_munmap(e->start, e->end - e->start);
 	}
 	sys_munmap(s->shadow, s->size);
 	sys_munmap(s->template, s->size);
 	spare_release(&s->spare);
-	lease_close(&s->lease);
 	s->inherited = 1;
+	process_each_own(other)
+		if (s->adopted && other->adopted)	/* the last one closes it */
+			return;
+	lease_close(&s->lease);
 }
 
 int store_by_halves(store_step *step, struct store *s, uintptr_t start, size_t len,
@@ -604,7 +680,7 @@ int store_punch(struct store *s, uintptr_t start, size_t len)
  * ever after. Each piece gets its extent's protection and advice before it moves, so
  * that there is no instant in which a guard page could be touched, and nothing can
  * fail once other threads write to it. */
-static int cover(struct store *s, uintptr_t start, size_t len)
+int store_cover(struct store *s, uintptr_t start, size_t len)
 {
 	uintptr_t to_template = s->template - s->base;
 	int prot = extents_piece(&s->extents, start, start + len).prot;
@@ -641,7 +717,7 @@ int store_park(struct store *s, uintptr_t start, size_t len)
 
 	if (ret == 0) {
 		sys_madvise(alias, len, MADV_DONTDUMP);
-		ret = cover(s, start, len);
+		ret = store_cover(s, start, len);
 	}
 	if (ret < 0)
 		take_back(s, start, len);

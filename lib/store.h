@@ -36,6 +36,8 @@ struct store {
 	ino_t ino;
 	int inherited;			/* of an ancestor, or retired: only the FROZEN
 					 * parts exist */
+	int adopted;			/* its window lies over memory that existed */
+	uint64_t settled;		/* ... and was refreshed after so many forks */
 	int owns;			/* something may be OWNED: freeze has work */
 	int stale;			/* something may be EXTENT_STALE */
 	int closed;			/* private parts may be MADV_DONTFORK */
@@ -55,6 +57,17 @@ int store_open(size_t size, size_t align, struct store **ret_store);
 /* The same with a window that holds [at, at + size), pages where nothing is
  * mapped. COW_REASON_ADDRESS: something is, or there are enough such stores. */
 int store_open_at(uintptr_t at, size_t size, struct store **ret_store);
+
+/* A store over memory that exists: all of its window is FREE. The window is cut where
+ * another begins. room: bytes behind, for what may grow there. Its offsets are nobody
+ * else's, with a hole behind. */
+int store_open_over(uintptr_t start, uintptr_t end, size_t room, struct store **ret_store);
+
+/* Are its FREE parts address space that this process keeps for it? */
+static inline int store_reserves(const struct store *s)
+{
+	return !s->inherited && !s->adopted;
+}
 
 /* What speaks for and against a store on this machine; for cow_facilities(). */
 int store_kernel_can(void);
@@ -88,6 +101,10 @@ int store_renew(struct store *s, uintptr_t start, size_t len, int prot);
 
 /* Zero the store there and free its memory, whatever maps it. */
 int store_punch(struct store *s, uintptr_t start, size_t len);
+
+/* Anything at all -> FROZEN, with what the store holds there and the protection that
+ * the extents tell of. Page tables are empty. */
+int store_cover(struct store *s, uintptr_t start, size_t len);
 
 /* The step of a freeze, over neighbouring OWNED extents, and the way back, over
  * one. On failure memory is as it was before the call. -EFAULT from the first:

@@ -45,6 +45,8 @@ const char *cow_reason_string(enum cow_reason reason)
 		[COW_REASON_THREAD] = "no thread can be made",
 		[COW_REASON_LEASE] = ("descendants cannot be counted (System V shared memory, "
 				      "a locked page, /proc/self/pagemap)"),
+		[COW_REASON_OWNER] = ("its owner makes system calls of its own (a sanitizer): "
+				      "adopted only when asked for"),
 	};
 
 	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";

@@ -43,6 +43,12 @@ static int can_thaw(const struct extent *e)
 	return e->state == EXTENT_FROZEN || merge_is_overlay(e);
 }
 
+/* What was adopted has no more to do until the next fork. */
+static int is_settled(const struct store *s)
+{
+	return s->adopted && s->settled == process.life->stats.forks;
+}
+
 static uint64_t pending(int prot)
 {
 	uint64_t bytes = 0;
@@ -51,7 +57,7 @@ static uint64_t pending(int prot)
 		for (size_t i = 0; i < s->extents.count; i++) {
 			const struct extent *e = &s->extents.at[i];
 
-			if (can_thaw(e) && (!prot || e->prot & prot))
+			if (can_thaw(e) && (!prot || e->prot & prot) && !is_settled(s))
 				bytes += e->end - e->start;
 		}
 	return bytes;
@@ -163,8 +169,10 @@ int thaw_all(void)
 	uint64_t start = sys_now_ns();
 	int thawed = 0;
 
-	process_each_own(s)
+	process_each_own(s) {
 		thawed += thaw_store(s);
+		s->settled = process.life->stats.forks;
+	}
 	if (thawed) {
 		begin_generation();
 		process.life->stats.thaw_ns_total += sys_now_ns() - start;

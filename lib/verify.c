@@ -3,6 +3,11 @@
  * known by the file's device and inode, by their offset, and by being shared or
  * private.
  *
+ * Over adopted memory that is everyday: its owner may unmap, move or protect it by
+ * system calls that nobody sees (the C library's malloc does). What is not there any
+ * more is the kernel's, and its offsets are free again when no descendant looks; but
+ * where it was moved to, the store's bytes still show, and so are left alone.
+ *
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
@@ -12,45 +17,123 @@
 #include "procfs.h"
 #include "verify.h"
 
-enum kind { KIND_OTHER, KIND_SHARED, KIND_PRIVATE };
+enum kind { KIND_OTHER, KIND_SHARED, KIND_PRIVATE, KIND_ANONYMOUS };
 
 struct walk {
 	struct store *s;
 	uintptr_t next;		/* everything below has been looked at */
 };
 
-static enum kind expected(const struct extent *e)
+static int is_of(const struct store *s, const struct procfs_map *m)
 {
-	switch ((enum extent_state)e->state) {
-	case EXTENT_OWNED: return KIND_SHARED;
-	case EXTENT_FROZEN: return KIND_PRIVATE;
-	case EXTENT_FREE:
-	case EXTENT_NATIVE: break;
-	}
-	return KIND_OTHER;
+	return m->dev == s->dev && m->ino == s->ino;
 }
 
 static enum kind kind_of(const struct store *s, const struct procfs_map *m)
 {
-	if (m->dev != s->dev || m->ino != s->ino || m->offset != m->start - s->base)
+	if (!m->ino && !m->shared)
+		return KIND_ANONYMOUS;
+	if (!is_of(s, m) || m->offset != m->start - s->base)
 		return KIND_OTHER;
 	return m->shared ? KIND_SHARED : KIND_PRIVATE;
 }
 
-/* [from, to) of the window is a mapping of this kind: what should be another
- * one is the program's from now on. */
-static int look(struct store *s, uintptr_t from, uintptr_t to, enum kind kind)
+/* --- memory that was born in the store ---------------------------------- */
+
+static int expected(const struct extent *e, enum kind kind)
 {
+	switch ((enum extent_state)e->state) {
+	case EXTENT_OWNED: return kind == KIND_SHARED;
+	case EXTENT_FROZEN: return kind == KIND_PRIVATE;
+	case EXTENT_FREE:
+	case EXTENT_NATIVE: break;
+	}
+	return 1;
+}
+
+/* What should be another mapping is the program's from now on. */
+static void look_at_born(struct store *s, const struct extent *e, enum kind kind)
+{
+	if (expected(e, kind))
+		return;
+	log_line(COW_LOG_WARN, "%#lx-%#lx was re-mapped behind the library",
+		 (unsigned long)e->start, (unsigned long)e->end);
+	process_native(COW_REASON_FOREIGN);
+	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot, EXTENT_FOREIGN);
+}
+
+/* --- adopted memory ----------------------------------------------------- */
+
+static int is_watched(const struct extent *e)
+{
+	return e->state != EXTENT_FREE && !(e->flags & EXTENT_FOREIGN);
+}
+
+static int shows_store(const struct extent *e)
+{
+	return e->state == EXTENT_FROZEN || e->flags & EXTENT_PINNED;
+}
+
+static int is_adopted_still(const struct extent *e, enum kind kind)
+{
+	if (e->state == EXTENT_OWNED)	/* within a refresh */
+		return kind == KIND_SHARED;
+	return kind == (shows_store(e) ? KIND_PRIVATE : KIND_ANONYMOUS);
+}
+
+static void look_at_adopted(struct store *s, const struct extent *e, enum kind kind, int prot)
+{
+	int stale = !s->inherited && (shows_store(e) || e->flags & EXTENT_STALE);
+
+	if (!is_watched(e))
+		return;
+	if (is_adopted_still(e, kind)) {
+		if (e->prot != prot)
+			extents_set(&s->extents, e->start, e->end,
+				    (enum extent_state)e->state, prot, e->flags);
+		return;
+	}
+	extents_set(&s->extents, e->start, e->end, EXTENT_FREE, 0,
+		    stale ? EXTENT_STALE : 0);
+	s->stale |= stale;
+}
+
+static int is_within(const struct procfs_map *m, uintptr_t start, size_t size)
+{
+	return m->start >= start && m->end <= start + size;
+}
+
+/* A mapping of the store that the program moved away by itself. */
+static int look_elsewhere(struct store *s, const struct procfs_map *m)
+{
+	uintptr_t from = s->base + m->offset, to = from + (m->end - m->start);
+
+	if (!is_of(s, m) || m->start == from || m->offset >= s->size ||
+	    is_within(m, s->shadow, s->size) || is_within(m, s->template, s->size))
+		return 0;
+	if (to > s->base + s->size)
+		to = s->base + s->size;
 	extents_each(e, &s->extents, from, to) {
-		if (expected(&e) == KIND_OTHER || expected(&e) == kind)
-			continue;
 		if (!store_have_room(s))
 			return -ENOMEM;
-		log_line(COW_LOG_WARN, "%#lx-%#lx was re-mapped behind the library",
-			 (unsigned long)e.start, (unsigned long)e.end);
-		process_native(COW_REASON_FOREIGN);
 		extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
 			    EXTENT_FOREIGN);
+	}
+	return 0;
+}
+
+/* --- the walk ----------------------------------------------------------- */
+
+/* [from, to) of the window is a mapping of this kind. */
+static int look(struct store *s, uintptr_t from, uintptr_t to, enum kind kind, int prot)
+{
+	extents_each(e, &s->extents, from, to) {
+		if (!store_have_room(s))
+			return -ENOMEM;
+		if (s->adopted)
+			look_at_adopted(s, &e, kind, prot);
+		else
+			look_at_born(s, &e, kind);
 	}
 	return 0;
 }
@@ -62,13 +145,13 @@ static int look_at_map(void *arg, const struct procfs_map *m)
 	uintptr_t limit = s->base + s->size;
 	uintptr_t start = m->start < s->base ? s->base : m->start;
 	uintptr_t end = m->end < limit ? m->end : limit;
-	int ret;
+	int ret = s->adopted ? look_elsewhere(s, m) : 0;
 
-	if (m->end <= s->base || m->start >= limit)
-		return 0;
-	ret = look(s, w->next, start, KIND_OTHER);
+	if (ret || m->end <= s->base || m->start >= limit)
+		return ret;
+	ret = look(s, w->next, start, KIND_OTHER, 0);
 	if (!ret)
-		ret = look(s, start, end, kind_of(s, m));
+		ret = look(s, start, end, kind_of(s, m), m->prot);
 	w->next = end;
 	return ret;
 }
@@ -82,8 +165,29 @@ int verify_store(struct store *s)
 	if (ret < 0 && ret != -ENOMEM)	/* no /proc */
 		return 0;
 	if (!ret && w.next < end)
-		ret = look(s, w.next, end, KIND_OTHER);
+		ret = look(s, w.next, end, KIND_OTHER, 0);
 	return ret;
+}
+
+int verify_range(struct store *s, uintptr_t start, uintptr_t end)
+{
+	struct procfs_map m = { 0 };
+
+	extents_each(e, &s->extents, start, end) {
+		int ret;
+
+		if (!is_watched(&e))
+			continue;
+		ret = procfs_map_at(e.start, &m);
+		if (ret == -ENOENT || (ret == 0 && (m.prot != e.prot ||
+						    !is_adopted_still(&e, kind_of(s, &m)))))
+			return verify_store(s);
+		if (ret < 0)	/* no /proc */
+			return 0;
+		if (m.end < e.end)
+			e.end = m.end;
+	}
+	return 0;
 }
 
 int verify_piece(const struct store *s, struct extent *e)
@@ -96,6 +200,6 @@ int verify_piece(const struct store *s, struct extent *e)
 	if (m.end < e->end)
 		e->end = m.end;
 	if (e->state == EXTENT_NATIVE)	/* anonymous memory laid over a window */
-		return !m.ino && !m.shared;
-	return kind_of(s, &m) == expected(e);
+		return kind_of(s, &m) == KIND_ANONYMOUS;
+	return expected(e, kind_of(s, &m));
 }

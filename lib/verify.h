@@ -10,8 +10,12 @@
 #include "store.h"
 
 /* Look at a whole window; what is another mapping than it should be is the
- * program's from now on (EXTENT_FOREIGN). 0 or -ENOMEM. */
+ * program's from now on (EXTENT_FOREIGN; in an adopted window the kernel's, FREE). 0 or
+ * -ENOMEM. */
 int verify_store(struct store *s);
+
+/* The same if there is anything to find in this part of an adopted window. */
+int verify_range(struct store *s, uintptr_t start, uintptr_t end);
 
 /* Is the beginning of this piece of an extent a mapping of the kind that it should
  * be? The piece is cut where that mapping ends. */

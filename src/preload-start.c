@@ -118,7 +118,13 @@ static void report_text(const struct cow_stats *s)
 	X(regions) X(bytes_owned) X(bytes_frozen) X(bytes_inherited) \
 	X(bytes_native) X(bytes_deferred) X(bytes_reserved) X(extents) X(tables) \
 	X(tables_huge) X(collapse_ns_total) X(generation) X(generation_forks) \
-	X(thaw_tables) X(thaw_hold_ns_max)
+	X(thaw_tables) X(thaw_hold_ns_max) X(bytes_adopted) X(adoptions) \
+	X(adopt_ns_total) X(adopt_hold_ns_max)
+
+static const char *reason(uint64_t why)
+{
+	return why ? cow_reason_string((enum cow_reason)why) : "";
+}
 
 /* Flat numbers and fixed sentences: nothing here needs escaping. */
 static void report_json(int fd, const struct cow_stats *s)
@@ -130,8 +136,8 @@ static void report_json(int fd, const struct cow_stats *s)
 	NUMBERS(NUMBER)
 #undef NUMBER
 	dprintf(fd, ", \"generation_live\": %lld, \"frozen_reason\": \"%s\", "
-		"\"native\": {", (long long)s->generation_live,
-		s->frozen_reason ? cow_reason_string((enum cow_reason)s->frozen_reason) : "");
+		"\"adopt_reason\": \"%s\", \"native\": {", (long long)s->generation_live,
+		reason(s->frozen_reason), reason(s->adopt_reason));
 	for (int i = 1; i < COW_REASON_COUNT; i++) {
 		if (!s->native[i])
 			continue;

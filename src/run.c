@@ -23,7 +23,7 @@
 
 const char *argp_program_version = "cowfork-run " COW_VERSION;
 
-enum { OPT_STATS = 256, OPT_EXPLAIN, OPT_MIN_SIZE, OPT_ENGINE, OPT_HUGE, OPT_THAW,
+enum { OPT_STATS = 256, OPT_EXPLAIN, OPT_MIN_SIZE, OPT_ENGINE, OPT_HUGE, OPT_THAW, OPT_ADOPT,
        OPT_LOG };
 
 static const struct argp_option options[] = {
@@ -39,6 +39,8 @@ static const struct argp_option options[] = {
 	  "Huge pages: auto (default), always or never", 0 },
 	{ "thaw", OPT_THAW, "MODE", 0,
 	  "Thaw beside running threads: auto (default) or never", 0 },
+	{ "adopt", OPT_ADOPT, "MODE", 0,
+	  "Move memory that exists into the store: auto (default), first or never", 0 },
 	{ "log", OPT_LOG, "LEVEL", OPTION_ARG_OPTIONAL,
 	  "Log to standard error: error, warn, info (default) or debug", 0 },
 	{ NULL, 0, NULL, 0, NULL, 0 },
@@ -60,6 +62,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPT_ENGINE: setenv("COWFORK_ENGINE", arg, 1); break;
 	case OPT_HUGE: setenv("COWFORK_HUGE", arg, 1); break;
 	case OPT_THAW: setenv("COWFORK_THAW", arg, 1); break;
+	case OPT_ADOPT: setenv("COWFORK_ADOPT", arg, 1); break;
 	case OPT_LOG: setenv("COWFORK_LOG", arg ? arg : "info", 1); break;
 	case ARGP_KEY_ARG:
 		run->program = &state->argv[state->next - 1];

@@ -186,7 +186,7 @@ static int refresh_then_no_freeze(void *arg)
 {
 	const int with_cow_fork = arg != NULL;
 	scmp_filter_ctx filter;
-	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO };
+	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO, COW_ADOPT_NEVER };
 	char *p = region(BIG);
 	int status = 0;
 	pid_t pid;

@@ -311,7 +311,7 @@ static int become(enum who who)
 static int play(void *arg)
 {
 	const struct scene *s = arg;
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_ALWAYS, COW_THAW_AUTO };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_ALWAYS, COW_THAW_AUTO, COW_ADOPT_NEVER };
 
 	NEED(become(s->who) == 0);
 	NEED(cow_options_set(&o) == 0);

@@ -312,7 +312,7 @@ static int one_year(unsigned year)
 
 int life(void)
 {
-	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO };
+	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO, COW_ADOPT_NEVER };
 	struct cow_facilities f = { .size = sizeof(f) };
 
 	alarm(20);
@@ -473,7 +473,7 @@ static int with_another(int (*fn)(void))
 int life_beside(void)
 {
 	struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER,
-				 COW_THAW_NEVER };
+				 COW_THAW_NEVER, COW_ADOPT_NEVER };
 
 	alarm(40);
 	NEED(cow_options_set(&o) == 0);

@@ -345,7 +345,7 @@ static int thaw(void)
 
 static void make_area(enum kind kind)
 {
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO, COW_ADOPT_NEVER };
 
 	ck_assert_int_eq(cow_options_set(&o), 0);
 	foreign = memfd_create("program", MFD_CLOEXEC);

@@ -44,7 +44,7 @@ static int is_special(size_t page)
 
 static void set_huge(enum cow_huge huge)
 {
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, huge, COW_THAW_AUTO };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, huge, COW_THAW_AUTO, COW_ADOPT_NEVER };
 
 	ck_assert_int_eq(cow_options_set(&o), 0);
 }

@@ -24,7 +24,7 @@
 
 static void small_is_managed(void)
 {
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, COW_HUGE_NEVER, COW_THAW_AUTO, COW_ADOPT_NEVER };
 
 	ck_assert_int_eq(cow_options_set(&o), 0);
 }
@@ -78,7 +78,7 @@ END_TEST
 
 START_TEST(shapes_as_plain_memory)
 {
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_OFF, COW_HUGE_NEVER, COW_THAW_AUTO };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_OFF, COW_HUGE_NEVER, COW_THAW_AUTO, COW_ADOPT_NEVER };
 	size_t align = shapes[_i].align;
 	void *p;
 

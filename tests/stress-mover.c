@@ -532,7 +532,7 @@ static void weather(struct random *r, double seconds)
 
 	while (now() < end && !bad) {
 		const struct cow_options o = { sizeof(o), 64 << 10, COW_ENGINE_STORE,
-					       huge[draw(r, 3)], COW_THAW_AUTO };
+					       huge[draw(r, 3)], COW_THAW_AUTO, COW_ADOPT_NEVER };
 
 		if (cow_options_set(&o) < 0)
 			die("options");

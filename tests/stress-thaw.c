@@ -190,7 +190,7 @@ static double now(void)
 static int stress(double seconds)
 {
 	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE,
-				       (enum cow_huge)draw(3), COW_THAW_AUTO };
+				       (enum cow_huge)draw(3), COW_THAW_AUTO, COW_ADOPT_NEVER };
 	struct cow_stats st = { .size = sizeof(st) };
 	double end = now() + seconds;
 	int bad = 0;

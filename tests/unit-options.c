@@ -190,7 +190,7 @@ END_TEST
 
 START_TEST(set_then_get)
 {
-	struct cow_options o = { sizeof(o), 4096, COW_ENGINE_STORE, COW_HUGE_ALWAYS, COW_THAW_AUTO };
+	struct cow_options o = { sizeof(o), 4096, COW_ENGINE_STORE, COW_HUGE_ALWAYS, COW_THAW_AUTO, COW_ADOPT_NEVER };
 
 	only("COWFORK_HUGE", "never");
 	ck_assert_int_eq(cow_options_set(&o), 0);
@@ -203,18 +203,20 @@ START_TEST(set_then_get)
 END_TEST
 
 static const struct cow_options refused[] = {
-	{ 0, 4096, 0, 0, COW_THAW_AUTO },
-	{ sizeof(struct cow_options) - 1, 4096, 0, 0, COW_THAW_AUTO },
-	{ sizeof(struct cow_options) + 8, 4096, 0, 0, COW_THAW_AUTO },
-	{ sizeof(struct cow_options), 0, 0, 0, COW_THAW_AUTO },
-	{ sizeof(struct cow_options), SIZE_MAX / 2 + 1, 0, 0, COW_THAW_AUTO },
-	{ sizeof(struct cow_options), SIZE_MAX, 0, 0, COW_THAW_AUTO },
-	{ sizeof(struct cow_options), 4096, (enum cow_engine)3, 0, COW_THAW_AUTO },
-	{ sizeof(struct cow_options), 4096, (enum cow_engine)-1, 0, COW_THAW_AUTO },
-	{ sizeof(struct cow_options), 4096, 0, (enum cow_huge)3, COW_THAW_AUTO },
-	{ sizeof(struct cow_options), 4096, 0, (enum cow_huge)-1, COW_THAW_AUTO },
-	{ sizeof(struct cow_options), 4096, 0, 0, (enum cow_thaw)2 },
-	{ sizeof(struct cow_options), 4096, 0, 0, (enum cow_thaw)-1 },
+	{ 0, 4096, 0, 0, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options) - 1, 4096, 0, 0, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options) + 8, 4096, 0, 0, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options), 0, 0, 0, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options), SIZE_MAX / 2 + 1, 0, 0, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options), SIZE_MAX, 0, 0, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options), 4096, (enum cow_engine)3, 0, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options), 4096, (enum cow_engine)-1, 0, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options), 4096, 0, (enum cow_huge)3, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options), 4096, 0, (enum cow_huge)-1, COW_THAW_AUTO, COW_ADOPT_NEVER },
+	{ sizeof(struct cow_options), 4096, 0, 0, (enum cow_thaw)2, 0 },
+	{ sizeof(struct cow_options), 4096, 0, 0, 0, (enum cow_adopt)3 },
+	{ sizeof(struct cow_options), 4096, 0, 0, 0, (enum cow_adopt)-1 },
+	{ sizeof(struct cow_options), 4096, 0, 0, (enum cow_thaw)-1, 0 },
 };
 
 START_TEST(set_refuses)

@@ -1,0 +1,98 @@
+/*
+ * The policy. A native fork copies page tables every time, adoption copies memory
+ * once: what forks cost above a fork of a small process adds up, and when the sum has
+ * reached what the copy will cost, memory is adopted. So nobody pays more than twice the
+ * best choice in hindsight (ski rental), and who forks once pays nothing.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "adopt-when.h"
+#include "candidate.h"
+#include "options.h"
+#include "process.h"
+#include "procfs.h"
+#include "sys.h"
+
+#define SMALL_NS 150000u	/* a fork of a small process */
+#define LEAST_NS 5000000u	/* ... above which a look is worth it */
+#define PASS_NS 3000000u	/* reading smaps, a store */
+#define COPY_NS_PER_KIB 380u	/* 0.4 s a GiB; cowfork-compare adopt */
+
+/* Of runtimes that own all of malloc's memory and unmap it by system calls of their
+ * own. */
+void __sanitizer_install_malloc_and_free_hooks(void) __attribute__((weak));
+
+void adopt_when_forked(uint64_t ns)
+{
+	if (ns > SMALL_NS)
+		process.life->adopt.cost += ns - SMALL_NS;
+}
+
+static uint64_t anonymous_bytes(void)
+{
+	long pages = procfs_anonymous_pages();
+
+	return pages > 0 ? (uint64_t)pages * sys_page_size() : 0;
+}
+
+static uint64_t price(uint64_t mapped, uint64_t in_memory)
+{
+	uint64_t bytes = mapped < in_memory ? mapped : in_memory;
+
+	return PASS_NS + (bytes >> 10) * COPY_NS_PER_KIB;
+}
+
+static int due_by_cost(struct adopt_meter *m)
+{
+	uint64_t next = m->next ? m->next : LEAST_NS, cost;
+	int64_t mapped;
+
+	if (m->cost < next)
+		return 0;
+	mapped = candidates_mapped(options.min_size);
+	m->next = m->cost * 2;
+	if (mapped <= 0)
+		return 0;
+	if (&__sanitizer_install_malloc_and_free_hooks) {
+		process.life->stats.adopt_reason = COW_REASON_OWNER;
+		process_native(COW_REASON_OWNER);
+		m->next = UINT64_MAX;
+		return 0;
+	}
+	cost = price((uint64_t)mapped, anonymous_bytes());
+	if (m->cost < cost)
+		m->next = cost;
+	return m->cost >= cost;
+}
+
+/* The first fork that finds enough new memory. */
+static int due_first(struct adopt_meter *m)
+{
+	uint64_t now = anonymous_bytes();
+
+	if (now < m->looked + options.min_size)
+		return 0;
+	m->looked = now;
+	return candidates_mapped(options.min_size) > 0;
+}
+
+int adopt_when_due(void)
+{
+	struct adopt_meter *m = &process.life->adopt;
+
+	if (options.engine == COW_ENGINE_OFF || options.adopt == COW_ADOPT_NEVER)
+		return 0;
+	if (options.adopt == COW_ADOPT_FIRST && due_first(m))
+		return 1;
+	return due_by_cost(m);
+}
+
+void adopt_when_done(int why)
+{
+	struct adopt_meter *m = &process.life->adopt;
+	uint64_t tried = m->cost;
+
+	m->cost = 0;
+	m->next = why && tried ? tried * 2 : 0;
+	m->looked = anonymous_bytes();
+}

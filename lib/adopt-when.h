@@ -1,0 +1,27 @@
+/*
+ * When adoption pays.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_ADOPT_WHEN_H
+#define COWFORK_ADOPT_WHEN_H
+
+#include <stdint.h>
+
+/* All zero in a new child; times in ns. */
+struct adopt_meter {
+	uint64_t cost;		/* of native page tables in forks, since the last adoption */
+	uint64_t next;		/* cost at which to look again; 0: the least */
+	uint64_t looked;	/* bytes of anonymous memory at the last look of `first` */
+};
+
+/* A fork took so long, though nothing of the store made it dear. */
+void adopt_when_forked(uint64_t ns);
+
+/* Ahead of a fork: is it time? */
+int adopt_when_due(void);
+
+/* Adoption was tried; why: the enum cow_reason for which memory stayed native. */
+void adopt_when_done(int why);
+
+#endif

@@ -1,0 +1,250 @@
+/*
+ * Marking and taking in; see adopt.h for the picture.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "adopt.h"
+#include "candidate.h"
+#include "huge.h"
+#include "log.h"
+#include "memory.h"
+#include "merge.h"
+#include "options.h"
+#include "pin.h"
+#include "process.h"
+#include "procfs.h"
+#include "sys.h"
+#include "verify.h"
+
+#define ROOM_MIN ((size_t)64 << 20)	/* behind a range, for what may grow there */
+#define APART ((uintptr_t)64 << 10)	/* what adoption itself writes to: stack, control
+					 * block, this library's data */
+
+struct adopt_what adopt_everything(void)
+{
+	return (struct adopt_what){ 0, UINTPTR_MAX, options.min_size };
+}
+
+/* Marked, and not taken in yet. What is stale was adopted before. */
+static int is_marked(const struct extent *e)
+{
+	return merge_is_overlay(e) && !(e->flags & EXTENT_STALE);
+}
+
+/* --- mark --------------------------------------------------------------- */
+
+static int unmark(struct store *s, uintptr_t start, uintptr_t end)
+{
+	extents_each(e, &s->extents, start, end) {
+		if (!is_marked(&e))
+			continue;
+		if (!store_have_room(s))
+			return -ENOMEM;
+		extents_set(&s->extents, e.start, e.end, EXTENT_FREE, 0, 0);
+	}
+	return 0;
+}
+
+static void keep_apart(struct store *s, const void *what)
+{
+	uintptr_t page = sys_page_size(), at = (uintptr_t)what & ~(page - 1);
+	uintptr_t from = at - APART, to = at + APART + page;
+
+	from = from > s->base ? from : s->base;
+	to = to < s->base + s->size ? to : s->base + s->size;
+	if (from >= to || to <= s->base || from >= s->base + s->size)
+		return;
+	extents_each(e, &s->extents, from, to)
+		if (is_marked(&e) && store_have_room(s))
+			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
+				    EXTENT_KEEP);
+}
+
+static int mark(const struct candidate *c)
+{
+	size_t len = c->end - c->start;
+	struct store *s = c->s;
+	uintptr_t start, end;
+	int why;
+
+	if (!s) {
+		why = store_open_over(c->start, c->end, len > ROOM_MIN ? len : ROOM_MIN, &s);
+		if (why)
+			return why;
+	}
+	start = c->start > s->base ? c->start : s->base;
+	end = c->end < s->base + s->size ? c->end : s->base + s->size;
+	if (start >= end || !store_have_room(s))
+		return COW_REASON_ADDRESS;
+	extents_set(&s->extents, start, end, EXTENT_NATIVE, PROT_READ | PROT_WRITE, 0);
+	keep_apart(s, __builtin_frame_address(0));
+	keep_apart(s, (void *)pthread_self());
+	keep_apart(s, &process);
+	return COW_REASON_NONE;
+}
+
+/* --- pins --------------------------------------------------------------- */
+
+static int unmark_table(void *arg, uintptr_t start, size_t len)
+{
+	uintptr_t from = start & ~(TABLE_SIZE - 1);
+	uintptr_t to = (start + len + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
+	struct store *s = arg;
+
+	from = from > s->base ? from : s->base;
+	to = to < s->base + s->size ? to : s->base + s->size;
+	return unmark(s, from, to);
+}
+
+/* One probe for all: nobody else runs here who could pin a page meanwhile. */
+static int unmark_pinned(void)
+{
+	int pid, ret = 0;
+
+	if (!pin_can_tell())
+		return 0;
+	pid = sys_probe_start();
+	if (pid < 0)
+		return pid;
+	process_each_own(s)
+		extents_each(e, &s->extents, s->base, s->base + s->size)
+			if (s->adopted && is_marked(&e))
+				ret |= procfs_unshared(e.start, e.end - e.start,
+						       unmark_table, s);
+	sys_probe_kill(pid);
+	(void)sys_probe_reap(pid);
+	return ret < 0 ? -EAGAIN : 0;
+}
+
+/* --- take in ------------------------------------------------------------ */
+
+/* The store over what was copied. Must not leave a hole where memory was: if the kernel
+ * unmapped it and had no memory for the new mapping, that is tried again. */
+static int cover(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	unsigned char vec;
+	int ret;
+
+	while ((ret = store_cover(s, e->start, len)) < 0 &&
+	       sys_mincore(e->start, sys_page_size(), &vec) == -ENOMEM)
+		sched_yield();
+	sys_mprotect(store_alias(s, e->start), len, PROT_NONE);
+	return ret;
+}
+
+static int take_in(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	int ret = store_have_room(s) && store_may_move(s, len) ? 0 : -ENOMEM;
+
+	if (ret == 0) {
+		merge_prepare(s, e);
+		ret = merge_piece(s, e, e->start);
+	}
+	if (ret == 0)
+		ret = cover(s, e);
+	if (ret < 0)
+		(void)store_punch(s, e->start, len);
+	else
+		extents_set(&s->extents, e->start, e->end, EXTENT_FROZEN, e->prot, 0);
+	return ret;
+}
+
+/* Some tables at a time, so that little of it is held twice. */
+static int take_in_store(struct store *s, uint64_t *bytes)
+{
+	extents_each(e, &s->extents, s->base, s->base + s->size) {
+		uintptr_t edge = (e.start & ~(TABLE_SIZE - 1)) + MERGE_TABLES * TABLE_SIZE;
+		int ret;
+
+		if (!is_marked(&e))
+			continue;
+		e.end = e.end < edge ? e.end : edge;
+		ret = take_in(s, &e);
+		if (ret < 0)
+			return ret;
+		*bytes += e.end - e.start;
+	}
+	huge_restart(s);
+	s->settled = process.life->stats.forks;
+	return 0;
+}
+
+static int take_in_all(uint64_t *bytes)
+{
+	int ret = 0;
+
+	process_each_own(s) {
+		if (!s->adopted)
+			continue;
+		if (ret == 0)
+			ret = take_in_store(s, bytes);
+		(void)unmark(s, s->base, s->base + s->size);
+	}
+	return ret;
+}
+
+/* --- all of it ---------------------------------------------------------- */
+
+static int why_not(void)
+{
+	if (options.engine == COW_ENGINE_OFF)
+		return COW_REASON_OFF;
+	if (process.lock_future)
+		return COW_REASON_LOCKED;
+	if (memory_may_be_pinned())
+		return COW_REASON_PINNED;
+	if (!atomic_load(&process.store_count) && !process.native_for_good &&
+	    !store_kernel_can())
+		return COW_REASON_REMAP;
+	return process.native_for_good;
+}
+
+static int mark_all(const struct adopt_what *what)
+{
+	struct candidates found;
+	int why = why_not();
+
+	if (why)
+		return why;
+	process_each_own(s)
+		if (s->adopted && verify_store(s) < 0)
+			return COW_REASON_MAPS;
+	if (candidates_find(&found, what->from, what->to, what->min) < 0)
+		return COW_REASON_CALL;
+	for (unsigned i = 0; i < found.count; i++) {
+		int ret = mark(&found.at[i]);
+
+		why = ret ? ret : why;
+	}
+	return why;
+}
+
+int adopt_alone(const struct adopt_what *what)
+{
+	struct cow_stats *st = &process.life->stats;
+	uint64_t start = sys_now_ns(), bytes = 0;
+	int why = mark_all(what);
+
+	if (unmark_pinned() < 0 || take_in_all(&bytes) < 0)
+		why = COW_REASON_MAPS;
+	if (bytes) {
+		st->adoptions++;
+		st->adopt_ns_total += sys_now_ns() - start;
+		process.life->flat = 1;
+		log_line(COW_LOG_INFO, "adopted %llu MiB in %llu us",
+			 (unsigned long long)bytes >> 20,
+			 (unsigned long long)(sys_now_ns() - start) / 1000);
+	}
+	if (why)
+		process_native((enum cow_reason)why);
+	st->adopt_reason = (uint64_t)why;
+	return why;
+}

@@ -1,0 +1,137 @@
+/*
+ * /proc/self/smaps, read for private anonymous memory, readable and writable, of which
+ * the kernel tells nothing special: no stack, not locked, not left out of a fork or of
+ * core files (the library's own memory is), no huge pages of hugetlbfs, of no
+ * userfaultfd.
+ *
+ * A window is cut out, but where memory grew next to what was adopted and room was
+ * left for that: there its offsets are fresh.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "candidate.h"
+#include "process.h"
+#include "procfs.h"
+#include "sys.h"
+
+#define JOIN_SIZE ((size_t)256 << 10)	/* next to adopted memory */
+
+struct search {
+	struct candidates *found;
+	uintptr_t from, to;
+	size_t min;
+	uint64_t sparse;	/* mappings above this are address space, not memory */
+	int64_t mapped;
+};
+
+static int is_memory(const struct procfs_map *m)
+{
+	return !m->ino && !m->shared && m->prot == (PROT_READ | PROT_WRITE);
+}
+
+static void put(struct candidates *c, const struct candidate *new)
+{
+	struct candidate *last = c->count ? &c->at[c->count - 1] : NULL, *least = c->at;
+
+	if (last && last->end == new->start && last->s == new->s) {
+		last->end = new->end;
+		last->bytes += new->bytes;
+		return;
+	}
+	if (c->count == CANDIDATES) {
+		for (unsigned i = 1; i < CANDIDATES; i++)
+			if (c->at[i].bytes < least->bytes)
+				least = &c->at[i];
+		if (least->bytes >= new->bytes)
+			return;
+		memmove(least, least + 1, (size_t)(c->at + CANDIDATES - (least + 1)) *
+			sizeof(*least));
+		c->count--;
+	}
+	c->at[c->count++] = *new;
+}
+
+static int touches(const struct store *s, uintptr_t start)
+{
+	return start > s->base &&
+	       extents_piece(&s->extents, start - 1, start).state == EXTENT_FROZEN;
+}
+
+/* A part of a mapping that lies in a window of adopted memory. */
+static void put_growth(struct search *f, struct store *s, struct candidate *c)
+{
+	extents_each(e, &s->extents, c->start, c->end) {
+		struct candidate part = { e.start, e.end, c->bytes, s };
+		size_t len = e.end - e.start;
+
+		if (e.state == EXTENT_FREE && !e.flags &&
+		    (len >= f->min || (len >= JOIN_SIZE && touches(s, e.start))))
+			put(f->found, &part);
+	}
+}
+
+/* Of what is mostly not in memory, little would be gained. */
+static void put_parts(struct search *f, uintptr_t start, uintptr_t end, uint64_t bytes)
+{
+	while (start < end) {
+		struct store *s = process_store_at(start, end - start);
+		struct candidate c = { start, end, bytes, NULL };
+
+		if (s && s->base > start) {
+			c.end = s->base;
+			s = NULL;
+		} else if (s && s->base + s->size < end) {
+			c.end = s->base + s->size;
+		}
+		if (c.bytes > c.end - c.start)
+			c.bytes = c.end - c.start;
+		if (!s && c.end - c.start >= f->min && bytes >= f->min / 8)
+			put(f->found, &c);
+		else if (s && s->adopted && !s->inherited)
+			put_growth(f, s, &c);
+		start = c.end;
+	}
+}
+
+static int look(void *arg, const struct procfs_smap *m)
+{
+	struct search *f = arg;
+	uintptr_t start = m->map.start > f->from ? m->map.start : f->from;
+	uintptr_t end = m->map.end < f->to ? m->map.end : f->to;
+
+	if (start < end && is_memory(&m->map) && !m->special && m->anonymous &&
+	    m->map.end - m->map.start <= f->sparse)
+		put_parts(f, start, end, m->anonymous);
+	return 0;
+}
+
+int candidates_find(struct candidates *c, uintptr_t from, uintptr_t to, size_t min)
+{
+	struct search f = { c, from, to, min, sys_ram_and_swap() * 4, 0 };
+
+	c->count = 0;
+	return procfs_smaps(look, &f);
+}
+
+static int add_up(void *arg, const struct procfs_map *m)
+{
+	struct search *f = arg;
+	size_t len = m->end - m->start;
+	struct store *s = is_memory(m) ? process_store_at(m->start, len) : NULL;
+
+	if (is_memory(m) && len <= f->sparse &&
+	    ((!s && len >= f->min) || (s && s->adopted && len >= JOIN_SIZE)))
+		f->mapped += (int64_t)len;
+	return 0;
+}
+
+int64_t candidates_mapped(size_t min)
+{
+	struct search f = { NULL, 0, UINTPTR_MAX, min, sys_ram_and_swap() * 4, 0 };
+	int ret = procfs_maps(add_up, &f);
+
+	return ret < 0 ? ret : f.mapped;
+}
