@@ -70,9 +70,9 @@ static int due_first(struct adopt_meter *m)
 {
 	uint64_t now = anonymous_bytes();
 
-	if (now < m->looked + options.min_size)
+	if (now < options.min_size || now < m->first_at)
 		return 0;
-	m->looked = now;
+	m->first_at = 2 * now;
 	return candidates_mapped(options.min_size) > 0;
 }
 
@@ -87,12 +87,13 @@ int adopt_when_due(void)
 	return due_by_cost(m);
 }
 
-void adopt_when_done(int why)
+void adopt_when_done(int why, uint64_t bytes)
 {
 	struct adopt_meter *m = &process.life->adopt;
 	uint64_t tried = m->cost;
 
 	m->cost = 0;
 	m->next = why && tried ? tried * 2 : 0;
-	m->looked = anonymous_bytes();
+	if (bytes)
+		m->first_at = anonymous_bytes() + options.min_size;
 }

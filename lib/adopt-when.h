@@ -12,7 +12,7 @@
 struct adopt_meter {
 	uint64_t cost;		/* of native page tables in forks, since the last adoption */
 	uint64_t next;		/* cost at which to look again; 0: the least */
-	uint64_t looked;	/* bytes of anonymous memory at the last look of `first` */
+	uint64_t first_at;	/* bytes of anonymous memory at which `first` looks again */
 };
 
 /* A fork took so long, though nothing of the store made it dear. */
@@ -21,7 +21,8 @@ void adopt_when_forked(uint64_t ns);
 /* Ahead of a fork: is it time? */
 int adopt_when_due(void);
 
-/* Adoption was tried; why: the enum cow_reason for which memory stayed native. */
-void adopt_when_done(int why);
+/* Adoption was tried, and so many bytes moved; why: the enum cow_reason for which some
+ * stayed native. */
+void adopt_when_done(int why, uint64_t bytes);
 
 #endif

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "adopt.h"
+#include "adopt-when.h"
 #include "candidate.h"
 #include "huge.h"
 #include "log.h"
@@ -31,18 +32,18 @@ struct adopt_what adopt_everything(void)
 	return (struct adopt_what){ 0, UINTPTR_MAX, options.min_size };
 }
 
-/* Marked, and not taken in yet. What is stale was adopted before. */
-static int is_marked(const struct extent *e)
+/* What is stale was adopted before. */
+int adopt_is_marked(const struct extent *e)
 {
 	return merge_is_overlay(e) && !(e->flags & EXTENT_STALE);
 }
 
 /* --- mark --------------------------------------------------------------- */
 
-static int unmark(struct store *s, uintptr_t start, uintptr_t end)
+int adopt_unmark(struct store *s, uintptr_t start, uintptr_t end)
 {
 	extents_each(e, &s->extents, start, end) {
-		if (!is_marked(&e))
+		if (!adopt_is_marked(&e))
 			continue;
 		if (!store_have_room(s))
 			return -ENOMEM;
@@ -60,10 +61,7 @@ static void keep_apart(struct store *s, const void *what)
 	to = to < s->base + s->size ? to : s->base + s->size;
 	if (from >= to || to <= s->base || from >= s->base + s->size)
 		return;
-	extents_each(e, &s->extents, from, to)
-		if (is_marked(&e) && store_have_room(s))
-			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
-				    EXTENT_KEEP);
+	(void)adopt_unmark(s, from, to);
 }
 
 static int mark(const struct candidate *c)
@@ -99,7 +97,7 @@ static int unmark_table(void *arg, uintptr_t start, size_t len)
 
 	from = from > s->base ? from : s->base;
 	to = to < s->base + s->size ? to : s->base + s->size;
-	return unmark(s, from, to);
+	return adopt_unmark(s, from, to);
 }
 
 /* One probe for all: nobody else runs here who could pin a page meanwhile. */
@@ -114,7 +112,7 @@ static int unmark_pinned(void)
 		return pid;
 	process_each_own(s)
 		extents_each(e, &s->extents, s->base, s->base + s->size)
-			if (s->adopted && is_marked(&e))
+			if (s->adopted && adopt_is_marked(&e))
 				ret |= procfs_unshared(e.start, e.end - e.start,
 						       unmark_table, s);
 	sys_probe_kill(pid);
@@ -164,7 +162,7 @@ static int take_in_store(struct store *s, uint64_t *bytes)
 		uintptr_t edge = (e.start & ~(TABLE_SIZE - 1)) + MERGE_TABLES * TABLE_SIZE;
 		int ret;
 
-		if (!is_marked(&e))
+		if (!adopt_is_marked(&e))
 			continue;
 		e.end = e.end < edge ? e.end : edge;
 		ret = take_in(s, &e);
@@ -173,7 +171,6 @@ static int take_in_store(struct store *s, uint64_t *bytes)
 		*bytes += e.end - e.start;
 	}
 	huge_restart(s);
-	s->settled = process.life->stats.forks;
 	return 0;
 }
 
@@ -186,7 +183,7 @@ static int take_in_all(uint64_t *bytes)
 			continue;
 		if (ret == 0)
 			ret = take_in_store(s, bytes);
-		(void)unmark(s, s->base, s->base + s->size);
+		(void)adopt_unmark(s, s->base, s->base + s->size);
 	}
 	return ret;
 }
@@ -207,7 +204,7 @@ static int why_not(void)
 	return process.native_for_good;
 }
 
-static int mark_all(const struct adopt_what *what)
+int adopt_mark(const struct adopt_what *what)
 {
 	struct candidates found;
 	int why = why_not();
@@ -231,7 +228,7 @@ int adopt_alone(const struct adopt_what *what)
 {
 	struct cow_stats *st = &process.life->stats;
 	uint64_t start = sys_now_ns(), bytes = 0;
-	int why = mark_all(what);
+	int why = adopt_mark(what);
 
 	if (unmark_pinned() < 0 || take_in_all(&bytes) < 0)
 		why = COW_REASON_MAPS;
@@ -246,5 +243,92 @@ int adopt_alone(const struct adopt_what *what)
 	if (why)
 		process_native((enum cow_reason)why);
 	st->adopt_reason = (uint64_t)why;
+	adopt_when_done(why, bytes);
 	return why;
+}
+
+/* --- release ------------------------------------------------------------ */
+
+int adopt_can_release(const struct store *s, const struct extent *e)
+{
+	return memory_is_ours(s, e) && !(e->flags & EXTENT_PINNED);
+}
+
+int adopt_release(const struct adopt_what *what)
+{
+	int result = 0;
+
+	process_each_own(s) {
+		uintptr_t from = what->from > s->base ? what->from : s->base;
+		uintptr_t to = what->to < s->base + s->size ? what->to : s->base + s->size;
+
+		if (!s->adopted && what->to == UINTPTR_MAX)
+			continue;
+		if (s->adopted && verify_store(s) < 0)
+			return -ENOMEM;
+		extents_each(e, &s->extents, from, to) {
+			uintptr_t edge = e.start + MERGE_TABLES * TABLE_SIZE;
+			int ret = 0;
+
+			e.end = e.end < edge ? e.end : edge;
+			if (adopt_can_release(s, &e))
+				ret = store_have_room(s) ? memory_make_anonymous(s, &e)
+							 : -ENOMEM;
+			result = ret < 0 ? ret : result;
+		}
+	}
+	return result;
+}
+
+/* --- public ------------------------------------------------------------- */
+
+int adopt_error(int why)
+{
+	switch ((enum cow_reason)why) {
+	case COW_REASON_NONE:
+		return 0;
+	case COW_REASON_KIND: case COW_REASON_CALL: case COW_REASON_PINNED:
+	case COW_REASON_MAPS: case COW_REASON_OWNER:
+		return -EAGAIN;
+	default:
+		return -EPERM;
+	}
+}
+
+/* Alone it is done here, else by the mover. */
+static int now_or_by_mover(const struct adopt_what *what, int releases)
+{
+	int alone, ret = 0;
+
+	process_lock();
+	alone = sys_alone_in_mm();
+	if (alone && releases)
+		ret = adopt_release(what);
+	else if (alone)
+		ret = adopt_error(adopt_alone(what));
+	process_unlock();
+	return alone ? ret : mover_adopt(what, releases);
+}
+
+static int call(void *addr, size_t len, int releases)
+{
+	uintptr_t start = (uintptr_t)addr;
+	struct adopt_what what = { start, start + len, 0 };
+
+	if (!addr != !len || (start | len) & (sys_page_size() - 1) || start + len < start)
+		return -EINVAL;
+	process_start();
+	if (!addr)
+		what = adopt_everything();
+	return now_or_by_mover(&what, releases);
+}
+
+int cow_adopt(void *addr, size_t len)
+{
+	return call(addr, len, 0);
+}
+
+int cow_release(void *addr, size_t len)
+{
+	return call(addr, len, 1);
 }

@@ -20,11 +20,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What is to be adopted: candidates in [from, to), see candidates_find(). */
-struct adopt_what {
-	uintptr_t from, to;
-	size_t min;
-};
+#include "lift.h"
+#include "mover.h"
 
 /* All that the policy would take. */
 struct adopt_what adopt_everything(void);
@@ -33,7 +30,36 @@ struct adopt_what adopt_everything(void);
  * there was nothing; or the enum cow_reason for which some of it stays native. */
 int adopt_alone(const struct adopt_what *what);
 
-/* Release what was adopted in [from, to), likewise. 0 or -errno. */
-int adopt_release(uintptr_t from, uintptr_t to);
+/* Release what lies in the store there; likewise. With adopt_everything() what was
+ * adopted alone. 0 or -errno. */
+int adopt_release(const struct adopt_what *what);
+
+/* What cow_adopt() returns for a reason. */
+int adopt_error(int why);
+
+/* --- beside live threads, table by table -------------------------------- */
+
+struct adopt {			/* all zero at its start */
+	struct adopt_what what;
+	int releases;
+	int marked;
+	unsigned store;		/* where it is */
+	uintptr_t at;
+	uint64_t bytes;		/* that moved */
+	int why;		/* enum cow_reason: what kept some from it */
+	uint64_t ns;		/* with the lock held */
+	uint64_t longest_ns;	/* that a writer may have been held */
+};
+
+/* The next tables, by the mover. 1: there may be more; 0: that was all. */
+int adopt_next(struct adopt *a, struct lift *l);
+
+/* --- for adopt-beside.c ------------------------------------------------- */
+
+/* Mark all candidates. 0 or the enum cow_reason. */
+int adopt_mark(const struct adopt_what *what);
+int adopt_is_marked(const struct extent *e);
+int adopt_unmark(struct store *s, uintptr_t start, uintptr_t end);
+int adopt_can_release(const struct store *s, const struct extent *e);
 
 #endif

@@ -69,38 +69,6 @@ static enum meaning meaning(int advice)
 	}
 }
 
-/* Copy a piece to anonymous memory and put that in its place. What another
- * thread writes to the piece during the call can be lost; nobody asks for
- * MADV_WIPEONFORK on memory in use. */
-static int make_anonymous(struct store *s, const struct extent *e)
-{
-	size_t len = e->end - e->start;
-	int locked = e->flags & EXTENT_PINNED && memory_is_locked(e->start, len);
-	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	int ret;
-
-	if (sys_failed(p))
-		return -ENOMEM;
-	ret = sys_mprotect(e->start, len, e->prot | PROT_READ);
-	if (ret == 0) {
-		memory_copy(s, (uintptr_t)p, e->start, len, 0);
-		ret = sys_mprotect((uintptr_t)p, len, e->prot);
-	}
-	if (ret == 0)
-		ret = sys_failed(sys_mremap((uintptr_t)p, len, len,
-				MREMAP_MAYMOVE | MREMAP_FIXED, e->start)) ? -ENOMEM : 0;
-	if (ret < 0) {
-		sys_munmap((uintptr_t)p, len);
-		sys_mprotect(e->start, len, e->prot);
-		return ret;
-	}
-	process_native(COW_REASON_CALL);
-	memory_yield(s, e->start, e->end, e->prot, EXTENT_PROGRAM);
-	memory_lock_as(e->start, len, locked);
-	return 0;
-}
-
 /* On detached memory: the kernel does it, we remember what a later overlay or
  * move would lose. */
 static int advise_attribute(struct store *s, const struct extent *e, int advice)
@@ -169,7 +137,7 @@ static int advise_pinned(struct store *s, const struct extent *e, int advice)
 	case MEANS_ZERO:
 		return zero_pinned(s, e, advice);
 	case MEANS_ANONYMOUS:
-		ret = make_anonymous(s, e);
+		ret = memory_make_anonymous(s, e);
 		break;
 	case MEANS_EMPTY:
 		return up_to_lock(s, *e, guard);
@@ -192,7 +160,7 @@ static int advise_ours(struct store *s, const struct extent *e, int advice)
 	case MEANS_ZERO:
 		return memory_zero(s, e->start, e->end);
 	case MEANS_ANONYMOUS:
-		ret = make_anonymous(s, e);
+		ret = memory_make_anonymous(s, e);
 		break;
 	case MEANS_EMPTY:
 		return guard(s, e);

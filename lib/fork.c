@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sys/resource.h>
+#include <sys/single_threaded.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -198,8 +199,14 @@ static void maybe_adopt(void)
 {
 	const struct adopt_what what = adopt_everything();
 
-	if (adopt_when_due() && sys_alone_in_mm())
-		adopt_when_done(adopt_alone(&what));
+	if (!adopt_when_due())
+		return;
+	if (sys_alone_in_mm())
+		(void)adopt_alone(&what);
+	else if (process.malloc_tamed)
+		process.life->mover.wanted = 1;
+	else
+		adopt_when_done(COW_REASON_OWNER, 0);
 }
 
 /* Only the outermost level has work, and only it can fail. */
@@ -376,11 +383,30 @@ static void start_mover(void)
 	errno = error;
 }
 
+/* Beside other threads the first fork waits for the mover here, where no lock is held. */
+static void adopt_first(void)
+{
+	const struct adopt_what what = adopt_everything();
+	int due = 0;
+
+	if (options.adopt != COW_ADOPT_FIRST || __libc_single_threaded ||
+	    !process.malloc_tamed)
+		return;
+	process_lock();
+	if (!process_forking() && !process_borrowed() && !sys_alone_in_mm())
+		due = adopt_when_due();
+	process_unlock();
+	if (due)
+		(void)mover_adopt(&what, 0);
+}
+
 pid_t fork_by(pid_t (*libc_fork)(void))
 {
 	pid_t pid;
-	int ret = cow_prepare();
+	int ret;
 
+	adopt_first();
+	ret = cow_prepare();
 	if (ret < 0) {
 		errno = -ret;
 		return -1;

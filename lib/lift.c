@@ -7,7 +7,8 @@
  *   3 UFFDIO_REGISTER(R, missing, and minor: pages that the store has)
  *   4 mremap(R -> S, DONTUNMAP)	R's page tables are empty: who touches it waits
  *   5 private pages of S -> A, none of them pinned (pin.h)
- *   6 mremap(A -> R)			the parked table is back, with the changes
+ *   6 mremap(A -> R)			the parked table is back, with the changes; of
+ *					adopted memory a private mapping of the store
  *   7 UFFDIO_WAKE(R)
  *
  * Why R is moved away rather than write-protected where it is: a write-protected
@@ -30,6 +31,7 @@
 
 #include "compat.h"
 #include "lift.h"
+#include "memory.h"
 #include "merge.h"
 #include "pin.h"
 #include "process.h"
@@ -86,13 +88,19 @@ static int move(uintptr_t from, uintptr_t to, size_t len, int flags)
 	return sys_failed(ret) ? (int)ret : 0;
 }
 
+/* Nobody ever saw the offsets of memory that is about to be adopted. */
+static int may_be_seen(const struct extent *e)
+{
+	return e->state == EXTENT_FROZEN || e->flags & EXTENT_STALE;
+}
+
 /* Steps 1 to 3. */
 static int hold(const struct lift *l, struct store *s, const struct extent *e)
 {
 	size_t len = e->end - e->start;
 	int ret = sys_madvise(e->start, len, MADV_DONTFORK);
 
-	if (ret == 0 && !lease_free(&s->lease)) {
+	if (ret == 0 && !l->releases && may_be_seen(e) && !lease_free(&s->lease)) {
 		ret = -EBUSY;
 	} else if (ret == 0) {
 		ret = uffd_hold(l->uffd, e->start, len, !merge_is_overlay(e));
@@ -108,6 +116,12 @@ static int lay_store(struct store *s, const struct extent *e)
 {
 	size_t len = e->end - e->start;
 
+	if (s->adopted) {
+		int ret = store_cover(s, e->start, len);
+
+		sys_mprotect(store_alias(s, e->start), len, PROT_NONE);
+		return ret;
+	}
 	return merge_is_overlay(e) ? store_renew(s, e->start, len, e->prot)
 				   : store_unpark(s, e->start, len, e->prot);
 }
@@ -143,6 +157,29 @@ static void put_back(struct lift *l, struct store *s, const struct extent *e, ui
 	store_reopen_piece(s, e->start, len);
 }
 
+/* Step 6 of a release. */
+static int lay_anonymous(const struct extent *e, uintptr_t at)
+{
+	size_t len = e->end - e->start;
+	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int ret = sys_failed(p) ? -ENOMEM : sys_mprotect(at, len, e->prot | PROT_READ);
+
+	if (sys_failed(p))
+		return ret;
+	if (ret == 0) {
+		memory_copy_pages((uintptr_t)p, at, len);
+		ret = sys_mprotect((uintptr_t)p, len, e->prot);
+	}
+	if (ret == 0)
+		ret = move((uintptr_t)p, e->start, len, ONTO);
+	if (ret < 0) {
+		sys_munmap((uintptr_t)p, len);
+		sys_mprotect(at, len, e->prot);
+	}
+	return ret;
+}
+
 /* Steps 5 and 6. */
 static int exchange(struct lift *l, struct store *s, const struct extent *e, uintptr_t at)
 {
@@ -154,6 +191,8 @@ static int exchange(struct lift *l, struct store *s, const struct extent *e, uin
 		l->probe_ns = sys_now_ns() - start;
 	if (ret > 0)
 		ret = -EPERM;
+	if (ret == 0 && l->releases)
+		return lay_anonymous(e, at);
 	if (ret == 0)
 		ret = merge_piece(s, e, at);
 	if (ret < 0)
@@ -199,7 +238,7 @@ static int lifted(struct lift *l, struct store *s, const struct extent *e)
 	return ret;
 }
 
-int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e)
+static int lift(struct lift *l, struct store *s, const struct extent *e)
 {
 	int ret;
 
@@ -210,4 +249,16 @@ int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e)
 	if (ret == 0)
 		ret = lifted(l, s, e);
 	return ret;
+}
+
+int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e)
+{
+	l->releases = 0;
+	return lift(l, s, e);
+}
+
+int lift_and_release(struct lift *l, struct store *s, const struct extent *e)
+{
+	l->releases = 1;
+	return lift(l, s, e);
 }

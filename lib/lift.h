@@ -27,6 +27,7 @@ struct lift {
 	uintptr_t scratch;	/* room for LIFT_TABLES, PROT_NONE when empty */
 	uint64_t probe_ns;	/* what it took to make one */
 	uint64_t held_ns;	/* how long the last one was lifted */
+	int releases;		/* what lift_and_release() does */
 };
 
 /* Reserve the scratch. 0 or -ENOMEM. */
@@ -34,13 +35,18 @@ int lift_open(struct lift *l);
 void lift_close(struct lift *l);
 
 /*
- * Put the store's memory back over a piece, FROZEN or overlay, with what this process changed there. 0; on failure memory is as it was:
- * -EBUSY	a descendant looks
+ * Put the store's memory back over a piece, FROZEN or overlay, with what this process
+ * changed there; of adopted memory as a private mapping again. 0; on failure memory is as
+ * it was:
+ * -EBUSY	a descendant looks (at fresh offsets none does)
  * -EPERM	a page is pinned
  * -EFAULT	more than one mapping lies there; try its halves
  * other	what the kernel refused
  */
 int lift_and_thaw(struct lift *l, struct store *s, const struct extent *e);
+
+/* Plain anonymous memory over a FROZEN piece, with its content. Likewise. */
+int lift_and_release(struct lift *l, struct store *s, const struct extent *e);
 
 /* Reap the probe that the last one made. Its end takes as long as its turn on a
  * processor, so wait for that without the lock before. */

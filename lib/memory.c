@@ -398,6 +398,15 @@ static void copy_table(uintptr_t to, uintptr_t from, size_t len, int all)
 			memcpy((void *)(to + at), (void *)(from + at), sizeof(zeros));
 }
 
+void memory_copy_pages(uintptr_t to, uintptr_t from, size_t len)
+{
+	int all = sys_has_swap() || sys_page_size() != 4096;
+
+	for (size_t at = 0; at < len; at += TABLE_SIZE)
+		copy_table(to + at, from + at, len - at < TABLE_SIZE ? len - at : TABLE_SIZE,
+			   all);
+}
+
 void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int gone)
 {
 	int all = sys_has_swap() || sys_page_size() != 4096;
@@ -410,6 +419,35 @@ void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int 
 			if (gone && e.state == EXTENT_OWNED && !s->inherited)
 				(void)store_punch(s, at, n);
 		}
+}
+
+int memory_make_anonymous(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	int locked = e->flags & EXTENT_PINNED && memory_is_locked(e->start, len);
+	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int ret;
+
+	if (sys_failed(p))
+		return -ENOMEM;
+	ret = sys_mprotect(e->start, len, e->prot | PROT_READ);
+	if (ret == 0) {
+		memory_copy(s, (uintptr_t)p, e->start, len, 0);
+		ret = sys_mprotect((uintptr_t)p, len, e->prot);
+	}
+	if (ret == 0)
+		ret = sys_failed(sys_mremap((uintptr_t)p, len, len,
+				MREMAP_MAYMOVE | MREMAP_FIXED, e->start)) ? -ENOMEM : 0;
+	if (ret < 0) {
+		sys_munmap((uintptr_t)p, len);
+		sys_mprotect(e->start, len, e->prot);
+		return ret;
+	}
+	process_native(COW_REASON_CALL);
+	memory_yield(s, e->start, e->end, e->prot, EXTENT_PROGRAM);
+	memory_lock_as(e->start, len, locked);
+	return 0;
 }
 
 /* --- detach ------------------------------------------------------------- */

@@ -50,6 +50,13 @@ int memory_empty(struct store *s, const struct extent *e, unsigned flags);
  * Likewise. */
 void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int gone);
 
+/* The same for len bytes of any mapping, nothing given back. */
+void memory_copy_pages(uintptr_t to, uintptr_t from, size_t len);
+
+/* Copy a piece to anonymous memory and put that in its place. What another thread
+ * writes to the piece during the call can be lost. Likewise. */
+int memory_make_anonymous(struct store *s, const struct extent *e);
+
 /* Write zeros to a piece. Likewise. */
 int memory_zero_by_hand(const struct extent *e);
 

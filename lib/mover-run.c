@@ -7,22 +7,29 @@
  *              |   a fork in between: back to WAIT
  *            PARK, when nothing is left that can be thawed, until the next fork
  *
+ * Adoption and release go first, and wait for nobody: what is marked was never seen by a
+ * descendant, and what is released none sees any more.
+ *
  * It has a descriptor table of its own, so that nothing it opens takes a number
  * from the program or a child, and nothing that the program closes is its. It is
  * not woken when a descendant ends: asking costs some us, at intervals that grow with
  * the descendant's age from 2 ms to a quarter of a second, and a thaw is to wait
  * for quiet anyway.
  *
- * It allocates nothing by malloc, takes no lock but the process lock, and touches no
+ * It allocates nothing by malloc, takes no lock but the process lock (and malloc's once,
+ * before anything is lifted and without the process lock), and touches no
  * memory of the program's but through shadow and scratch: threads may wait for it.
  * Nor does it call the log, whose callback may write to a descriptor.
  *
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <malloc.h>
 #include <sched.h>
 #include <string.h>
 
+#include "adopt.h"
+#include "adopt-when.h"
 #include "fork.h"
 #include "freeze.h"
 #include "mover.h"
@@ -44,12 +51,15 @@
 #define PROBES 4u		/* ... is followed by a rest as long as that many */
 #define GIVE_WAY 1000		/* times, to threads that wait for the lock */
 
-enum next { NEXT_END, NEXT_PARK, NEXT_WAIT, NEXT_AGAIN };
+enum next { NEXT_END, NEXT_PARK, NEXT_WAIT, NEXT_AGAIN, NEXT_TAME };
 
 struct run {
 	struct lift *lift;
 	struct thaw thaw;
 	int thawing;
+	struct adopt adopt;
+	int adopting;
+	int tamed;		/* malloc does not trim the heap any more */
 	unsigned tries;		/* passes that met pinned pages */
 	unsigned work;		/* what it knows of */
 	uint64_t wait_ns;
@@ -60,26 +70,34 @@ static struct mover *self(void)
 	return &process.life->mover;
 }
 
-static int is_asked(void)
+static int is_asked(const struct mover_question *q)
 {
-	return atomic_load(&self()->answered) != self()->asked;
+	return atomic_load(&q->answered) != q->asked;
+}
+
+static int has_adoption(void)
+{
+	return self()->wanted || is_asked(&self()->adopt);
 }
 
 /* What mlockall(2) would lock must not be moved about. */
-int mover_has_work(void)
+static int has_thaw(void)
 {
 	return !process.lock_future && thaw_pending();
 }
 
-void mover_answer(int result)
+int mover_has_work(void)
 {
-	struct mover *m = self();
+	return has_thaw() || has_adoption();
+}
 
-	m->answer = result;
-	if (!is_asked())
+void mover_answer(struct mover_question *q, int result)
+{
+	q->answer = result;
+	if (!is_asked(q))
 		return;
-	atomic_store(&m->answered, m->asked);
-	sys_futex_wake(&m->answered);
+	atomic_store(&q->answered, q->asked);
+	sys_futex_wake(&q->answered);
 }
 
 /* --- when --------------------------------------------------------------- */
@@ -109,15 +127,15 @@ static enum next when(struct run *r)
 
 	if (!thaw_can_tell()) {
 		self()->kept_why = COW_REASON_LEASE;
-		mover_answer(-EPERM);
+		mover_answer(&self()->thaw, -EPERM);
 		return NEXT_PARK;
 	}
 	if (!thaw_unseen()) {
-		mover_answer(-EBUSY);
+		mover_answer(&self()->thaw, -EBUSY);
 		r->wait_ns = poll_time(age);
 		return NEXT_WAIT;
 	}
-	if (is_asked() || fork_thaw_pays())
+	if (is_asked(&self()->thaw) || fork_thaw_pays())
 		return NEXT_AGAIN;
 	quiet = quiet_time(self());
 	if (age >= quiet)
@@ -154,7 +172,12 @@ static void finish(struct run *r)
 	}
 	if (t->longest_ns > process.life->stats.thaw_hold_ns_max)
 		process.life->stats.thaw_hold_ns_max = t->longest_ns;
-	m->news = (struct mover_news){ 1, t->tables, t->kept, t->ns, t->longest_ns, t->why };
+	m->news = (struct mover_news){
+		.any = 1, .tables = t->tables, .kept = t->kept, .ns = t->ns,
+		.hold_ns = t->longest_ns, .why = t->why,
+	};
+	process_each_own(s)
+		s->settled = t->forks;
 	r->thawing = 0;
 }
 
@@ -176,20 +199,76 @@ static enum next thaw_some(struct run *r)
 		r->wait_ns = TRY_NS;
 		return NEXT_WAIT;
 	}
-	mover_answer(r->thaw.kept ? -EAGAIN : 0);
-	return NEXT_PARK;
+	mover_answer(&self()->thaw, r->thaw.kept ? -EAGAIN : 0);
+	return has_adoption() ? NEXT_AGAIN : NEXT_PARK;
 }
 
 static void begin(struct run *r)
 {
 	memset(&r->thaw, 0, sizeof(r->thaw));
+	r->thaw.forks = process.life->stats.forks;
 	r->lift->held_ns = 0;
 	r->thawing = 1;
 }
 
+/* --- adoption ----------------------------------------------------------- */
+
+static void begin_adoption(struct run *r)
+{
+	struct mover *m = self();
+	int asked = is_asked(&m->adopt);
+
+	memset(&r->adopt, 0, sizeof(r->adopt));
+	r->adopt.what = asked ? m->what : adopt_everything();
+	r->adopt.releases = asked && m->releases;
+	r->lift->held_ns = 0;
+	r->adopting = 1;
+}
+
+static void finish_adoption(struct run *r)
+{
+	const struct adopt *a = &r->adopt;
+	struct cow_stats *st = &process.life->stats;
+	struct mover *m = self();
+
+	r->adopting = 0;
+	if (a->longest_ns > st->adopt_hold_ns_max)
+		st->adopt_hold_ns_max = a->longest_ns;
+	if (!a->releases) {
+		st->adoptions += a->bytes > 0;
+		st->adopt_ns_total += a->bytes ? a->ns : 0;
+		st->adopt_reason = (uint64_t)a->why;
+		if (a->why)
+			process_native((enum cow_reason)a->why);
+		adopt_when_done(a->why, a->bytes);
+		m->wanted = 0;
+	}
+	if (a->bytes)
+		fork_thawed();
+	m->news = (struct mover_news){ .any = 1, .adopted = a->bytes, .hold_ns = a->longest_ns };
+	mover_answer(&m->adopt, adopt_error(a->why));
+}
+
+/* Before anything is marked, the heap is told not to shrink by itself. Not under the
+ * lock: that takes malloc's. */
+static enum next adopt_some(struct run *r)
+{
+	int ret;
+
+	if (!r->tamed)
+		return NEXT_TAME;
+	if (!r->adopting)
+		begin_adoption(r);
+	ret = adopt_next(&r->adopt, r->lift);
+	r->lift->probe_ns = 0;
+	if (ret == 0)
+		finish_adoption(r);
+	return NEXT_AGAIN;
+}
+
 static int anything_left(void)
 {
-	if (mover_has_work() && (is_asked() || options.thaw == COW_THAW_AUTO))
+	if (has_thaw() && (is_asked(&self()->thaw) || options.thaw == COW_THAW_AUTO))
 		return 1;
 	process_each_own(s)
 		if (s->stale)
@@ -206,10 +285,12 @@ static enum next step(struct run *r)
 		return NEXT_END;
 	if (r->thawing)
 		return thaw_some(r);
+	if (r->adopting || has_adoption())
+		return adopt_some(r);
 	if (freeze_reap_some())
 		return NEXT_AGAIN;
 	if (!anything_left()) {
-		mover_answer(0);
+		mover_answer(&self()->thaw, 0);
 		return NEXT_PARK;
 	}
 	next = when(r);
@@ -234,12 +315,20 @@ void mover_park(unsigned work)
 	atomic_store(&self()->parked, 0);
 }
 
+static void tame(struct run *r)
+{
+	if (process.malloc_tamed)
+		mallopt(M_TRIM_THRESHOLD, -1);
+	r->tamed = 1;
+}
+
 static void act(struct run *r, enum next next)
 {
 	switch (next) {
 	case NEXT_PARK: mover_park(r->work); break;
 	case NEXT_WAIT: sys_futex_wait(&self()->work, r->work, r->wait_ns); break;
 	case NEXT_AGAIN: give_way(); break;
+	case NEXT_TAME: tame(r); break;
 	case NEXT_END: break;
 	}
 }

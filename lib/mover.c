@@ -49,6 +49,10 @@ void mover_tell(void)
 			 "than %llu us", (unsigned long long)n->tables,
 			 (unsigned long long)n->ns / 1000,
 			 (unsigned long long)n->hold_ns / 1000);
+	if (n->adopted)
+		log_line(COW_LOG_INFO, "adopted or released %llu MiB, none held longer than "
+			 "%llu us", (unsigned long long)n->adopted >> 20,
+			 (unsigned long long)n->hold_ns / 1000);
 	if (n->kept)
 		log_line(COW_LOG_WARN, "thaw: %llu KiB stay frozen: %s",
 			 (unsigned long long)n->kept >> 10, strerror(-n->why));
@@ -87,7 +91,9 @@ static int refuse(unsigned *ret_work)
 	atomic_store(&self()->refused, COW_REASON_UFFD);
 	process_native(COW_REASON_UFFD);
 	self()->news.any = 1;
-	mover_answer(-EPERM);
+	mover_answer(&self()->thaw, -EPERM);
+	mover_answer(&self()->adopt, -EPERM);
+	self()->wanted = 0;
 	*ret_work = atomic_load(&self()->work);
 	stop = self()->stop;
 	process_unlock();
@@ -260,7 +266,7 @@ void mover_start(void)
 	struct mover *m = self();
 
 	if (!__libc_single_threaded && !atomic_load(&m->runs) && !process_borrowed() &&
-	    !atomic_load(&m->refused) && options.thaw == COW_THAW_AUTO &&
+	    !atomic_load(&m->refused) && (options.thaw == COW_THAW_AUTO || m->wanted) &&
 	    !sys_alone_in_mm())
 		start();
 }
@@ -304,23 +310,54 @@ void mover_stop(void)
 
 /* --- public ------------------------------------------------------------- */
 
-/* Wait for the mover's answer. */
-static int ask(struct mover *m)
+/* Wait for the mover's answer to the question of that number. */
+static int wait_for(struct mover *m, struct mover_question *q, unsigned number)
 {
-	unsigned question, answered;
+	unsigned answered;
 
-	process_lock();
-	question = ++m->asked;
-	process_unlock();
 	wake(m);
 	for (;;) {
-		answered = atomic_load(&m->answered);
-		if ((int)(answered - question) >= 0)
-			return m->answer;
-		sys_futex_wait(&m->answered, answered, ASK_AGAIN_NS);
+		answered = atomic_load(&q->answered);
+		if ((int)(answered - number) >= 0)
+			return q->answer;
+		sys_futex_wait(&q->answered, answered, ASK_AGAIN_NS);
 		if (!atomic_load(&m->runs))
 			return -EAGAIN;
 	}
+}
+
+/* One at a time: the answer is for what was asked last. The lock is held, and given up
+ * meanwhile. */
+static void wait_for_turn(struct mover *m)
+{
+	unsigned answered;
+
+	while ((answered = atomic_load(&m->adopt.answered)) != m->adopt.asked &&
+	       atomic_load(&m->runs)) {
+		process_unlock();
+		sys_futex_wait(&m->adopt.answered, answered, ASK_AGAIN_NS);
+		process_lock();
+	}
+}
+
+int mover_adopt(const struct adopt_what *what, int releases)
+{
+	struct mover *m = self();
+	unsigned number;
+
+	process_lock();
+	wait_for_turn(m);
+	m->what = *what;
+	m->releases = releases;
+	number = ++m->adopt.asked;
+	atomic_store(&m->refused, COW_REASON_NONE);
+	process_unlock();
+	start();
+	if (atomic_load(&m->runs))
+		return wait_for(m, &m->adopt, number);
+	atomic_store(&m->adopt.answered, number);
+	process.life->stats.adopt_reason = (uint64_t)atomic_load(&m->refused);
+	return atomic_load(&m->refused) ? -EPERM : -EAGAIN;
 }
 
 /* 0 or -errno; 1: others run here. With the lock held. */
@@ -343,6 +380,7 @@ static int thaw_alone(void)
 int cow_thaw(void)
 {
 	struct mover *m = self();
+	unsigned number;
 	int ret;
 
 	process_lock();
@@ -354,5 +392,10 @@ int cow_thaw(void)
 	start();
 	if (atomic_load(&m->refused))
 		return -EPERM;
-	return atomic_load(&m->runs) ? ask(m) : -EAGAIN;
+	if (!atomic_load(&m->runs))
+		return -EAGAIN;
+	process_lock();
+	number = ++m->thaw.asked;
+	process_unlock();
+	return wait_for(m, &m->thaw, number);
 }

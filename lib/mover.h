@@ -9,7 +9,14 @@
 #define COWFORK_MOVER_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
+
+/* What is to be adopted: candidates in [from, to), see candidates_find(). */
+struct adopt_what {
+	uintptr_t from, to;
+	size_t min;
+};
 
 /* All zero in a new child, which has none. Under the process lock but where it says
  * that the field is read or waited for without. */
@@ -22,13 +29,18 @@ struct mover {
 	int tid;		/* its thread id */
 	int probe;		/* child that was killed, but is not reaped: lift.h */
 	int kept_why;		/* enum cow_reason: what its last thaw left frozen */
-	unsigned asked;		/* number of the last question */
-	atomic_uint answered;	/* ... of the last that has an answer; waited for */
-	int answer;
+	struct mover_question {
+		unsigned asked;		/* number of the last question */
+		atomic_uint answered;	/* ... of the last that has an answer; waited for */
+		int answer;
+	} thaw, adopt;		/* of adopt there is one at a time */
+	struct adopt_what what;	/* to adopt, or to release */
+	int releases;
+	int wanted;		/* adoption pays: all that there is */
 	uint64_t table_ns;	/* cost of a table in its last thaw */
 	struct mover_news {	/* for the log, which is not the mover's to call */
 		int any;
-		uint64_t tables, kept, ns, hold_ns;
+		uint64_t tables, kept, ns, hold_ns, adopted;
 		int why;	/* -errno, of what was kept */
 	} news;
 };
@@ -43,6 +55,10 @@ void mover_start(void);
 /* Log what it did since the last call. The process lock is held, by a thread of the
  * program's: the log callback may use descriptors, of which the mover has others. */
 void mover_tell(void);
+
+/* Adopt or release, by the mover, and wait for that. 0, -EPERM: it cannot be had, -EAGAIN,
+ * -ENOMEM. Not under the lock. */
+int mover_adopt(const struct adopt_what *what, int releases);
 
 /* End it, and wait for that. Not under the lock. */
 void mover_stop(void);

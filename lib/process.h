@@ -69,6 +69,7 @@ struct process {
 	int native_for_good;		/* enum cow_reason: no store can be made */
 	int lock_future;		/* mlockall(MCL_FUTURE) is in force */
 	int maps_short;			/* freeze_reserve() has failed */
+	int malloc_tamed;		/* the runtime sees to what malloc unmaps */
 	unsigned stores_at;		/* stores made for a hint, ancestors' too */
 };
 

@@ -421,6 +421,31 @@ int procfs_pins(void)
 	return found;
 }
 
+/* The C library keeps a thread's list of robust locks in its control block. */
+int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
+{
+	int dir = sys_open("/proc/thread-self/..", O_RDONLY | O_DIRECTORY), ret = 0;
+	_Alignas(struct entry) char buf[2048];
+	long n;
+
+	if (dir < 0)
+		return dir;
+	while (!ret && (n = sys_getdents(dir, buf, sizeof(buf))) > 0)
+		for (long at = 0; !ret && at < n;) {
+			struct entry *e = (struct entry *)(buf + at);
+			uintptr_t block = 0;
+			int tid = 0;
+
+			for (const char *p = e->name; *p >= '0' && *p <= '9'; p++)
+				tid = tid * 10 + (*p - '0');
+			if (tid && sys_robust_list(tid, &block) == 0 && block)
+				ret = fn(arg, block);
+			at += e->size;
+		}
+	sys_close(dir);
+	return ret;
+}
+
 int procfs_pid_of(int pidfd)
 {
 	char path[64];

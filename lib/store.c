@@ -557,7 +557,8 @@ void store_close(struct store *s)
 	for (size_t i = 0; i < s->extents.count; i++) {
 		const struct extent *e = &s->extents.at[i];
 
-		if (e->state == EXTENT_FROZEN)
+		if (e->state == EXTENT_FROZEN ||
+		    (s->adopted && e->state == EXTENT_NATIVE && !e->flags))
 			sys_madvise(e->start, e->end - e->start, MADV_DONTFORK);
 	}
 	s->closed = 1;

@@ -245,6 +245,13 @@ int sys_alone_in_mm(void)
 	return CALL(SYS_unshare, CLONE_VM) == 0;
 }
 
+int sys_robust_list(int tid, uintptr_t *ret_head)
+{
+	size_t len;
+
+	return (int)CALL(SYS_get_robust_list, tid, ret_head, &len);
+}
+
 int sys_gettid(void)
 {
 	return (int)CALL(SYS_gettid, 0);

@@ -60,6 +60,9 @@ int sys_peek(void *to, const void *from, size_t len);
  * (kernel/fork.c, check_unshare_flags). */
 int sys_alone_in_mm(void);
 
+/* Where a thread of this process keeps its robust locks (get_robust_list(2)). */
+int sys_robust_list(int tid, uintptr_t *ret_head);
+
 int sys_gettid(void);
 int sys_thread_lives(int tid);	/* of this process */
 void sys_name_thread(const char *name);

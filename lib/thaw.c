@@ -182,14 +182,15 @@ int thaw_all(void)
 
 /* --- beside live threads ------------------------------------------------ */
 
-static int lift_step(struct store *s, uintptr_t start, size_t len, void *arg)
+int thaw_lift(struct store *s, uintptr_t start, size_t len, void *arg)
 {
 	struct extent e = extents_piece(&s->extents, start, start + len);
 	int ret = lift_and_thaw(arg, s, &e);
 
 	if (ret == 0) {
-		s->owns = 1;
-		extents_set(&s->extents, start, start + len, EXTENT_OWNED, e.prot, 0);
+		s->owns |= !s->adopted;
+		extents_set(&s->extents, start, start + len,
+			    s->adopted ? EXTENT_FROZEN : EXTENT_OWNED, e.prot, 0);
 	}
 	return ret;
 }
@@ -217,6 +218,20 @@ static int thaw_reservation(struct store *s, const struct extent *e)
 	return ret;
 }
 
+/* The owner of adopted memory changes it unseen. Where this process has no pages of its
+ * own, a lift would change nothing. */
+static int is_as_thawed(struct store *s, struct extent *e)
+{
+	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + LIFT_TABLES * TABLE_SIZE;
+
+	e->end = e->end < edge ? e->end : edge;
+	if (verify_range(s, e->start, e->end) < 0)
+		return 0;
+	*e = extents_piece(&s->extents, e->start, e->end);
+	return !can_thaw(e) || (e->state == EXTENT_FROZEN && !merge_has_pages(e));
+}
+
+/* 0; 1: there was nothing to do; -errno. */
 static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 {
 	int ret, nobody;
@@ -224,13 +239,15 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 	lift_reap();
 	if (!lease_free(&s->lease))
 		return -EBUSY;
+	if (s->adopted && is_as_thawed(s, e))
+		return 1;
 	if (merge_is_overlay(e) && memory_is_locked(e->start, e->end - e->start))
 		return -EACCES;
 	if (!verify_piece(s, e))
 		return -EEXIST;
 	if (!e->prot && e->end - e->start > RESERVATION)
 		e->end = e->start + RESERVATION;
-	nobody = is_reservation(e);
+	nobody = !s->adopted && is_reservation(e);
 	if (!nobody)
 		e->end = merge_edge(e, LIFT_TABLES, LIFT_PAGES);
 	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
@@ -239,7 +256,7 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 	if (nobody)
 		return thaw_reservation(s, e);
 	spare_lend(&s->spare, LIFT_MAPS);
-	ret = store_by_halves(lift_step, s, e->start, e->end - e->start, l);
+	ret = store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
 	if (freeze_reserve(s, 0) == 0)
 		return ret;
 	/* somebody took the maps: frozen memory needs none */
@@ -257,7 +274,7 @@ static int thaw_piece(struct thaw *t, struct lift *l, struct store *s, struct ex
 		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
 		ret = lift_piece(l, s, e);
 	}
-	if (ret == -EBUSY)
+	if (ret == -EBUSY || ret == 1)
 		return ret;
 	len = e->end - e->start;
 	if (ret < 0) {

@@ -32,12 +32,17 @@ int thaw_all(void);
 struct thaw {
 	unsigned store;		/* where it is */
 	uintptr_t at;
+	uint64_t forks;		/* that there had been at its start */
 	uint64_t tables;	/* thawed */
 	uint64_t kept;		/* bytes that could not be, */
 	int why;		/* and the last -errno of that */
 	uint64_t ns;		/* with the lock held */
 	uint64_t longest_ns;	/* that a writer may have been held */
 };
+
+/* A step: lift [start, start + len), in one extent; arg: the struct lift. What was born
+ * in the store is OWNED then, what was adopted FROZEN. */
+int thaw_lift(struct store *s, uintptr_t start, size_t len, void *arg);
 
 /* The next tables. 1: there may be more; 0: that was all; -EBUSY: a descendant
  * looks, begin anew when none does. */

@@ -31,6 +31,9 @@ const struct real *preload_real(void)
 	BIND(rwlock_init, "pthread_rwlock_init");
 	BIND(barrier_init, "pthread_barrier_init");
 	BIND(sem_init, "sem_init");
+	BIND(brk, "brk");
+	BIND(sbrk, "sbrk");
+	BIND(trim, "malloc_trim");
 	BIND(fork_bare, "_Fork");
 	BIND(fork, "fork");
 	if (!real.fork || !real.clone) {

@@ -74,6 +74,7 @@ __attribute__((constructor)) static void begin(void)
 {
 	preload_start();
 	preload_real();
+	preload_bind_malloc();
 	preload_drop_sanitizers();
 }
 

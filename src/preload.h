@@ -9,6 +9,8 @@
 
 #include <pthread.h>
 #include <semaphore.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #define INTERPOSED __attribute__((visibility("default")))
@@ -26,12 +28,18 @@ struct real {
 	int (*barrier_init)(pthread_barrier_t *barrier,
 			    const pthread_barrierattr_t *attr, unsigned count);
 	int (*sem_init)(sem_t *sem, int shared, unsigned value);
+	int (*brk)(void *end);
+	void *(*sbrk)(intptr_t increment);
+	int (*trim)(size_t pad);
 };
 
 const struct real *preload_real(void);
 
 /* Leave the pages of an object to the kernel for good, contents kept. */
 void preload_detach(void *addr, size_t len);
+
+/* Bind malloc's functions; tell the library if they are glibc's. */
+void preload_bind_malloc(void);
 
 /* Take sanitizers' runtimes out of LD_PRELOAD, for what the program starts. */
 void preload_drop_sanitizers(void);

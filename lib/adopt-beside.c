@@ -1,0 +1,261 @@
+/*
+ * Adoption and release beside live threads: by the mover, some tables at a time, each
+ * lifted meanwhile (lift.h).
+ *
+ * While a table is lifted nobody may unmap or replace what is there: calls through this
+ * library wait for its lock. Malloc's own unmapping is seen to by the preload
+ * runtime (src/preload-malloc.c), but for arenas other than the first. So those
+ * stay native here. So do the tables of threads' control blocks: what the kernel writes
+ * there at a thread's end does not wait (fs/userfaultfd.c, PF_EXITING), and a
+ * pthread_join(3) would wait for ever.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "adopt.h"
+#include "freeze.h"
+#include "huge.h"
+#include "memory.h"
+#include "merge.h"
+#include "process.h"
+#include "procfs.h"
+#include "sys.h"
+#include "thaw.h"
+#include "verify.h"
+
+#define TABLES 4u			/* at once: nobody waits much longer than 3 ms */
+#define BLOCK ((uintptr_t)8 << 10)	/* around a control block */
+#define ARENA ((uintptr_t)64 << 20)	/* size and alignment, glibc's HEAP_MAX_SIZE */
+
+/* --- what cannot be lifted ---------------------------------------------- */
+
+struct area {
+	uintptr_t start, end;
+};
+
+static int is_inside(void *arg, uintptr_t block)
+{
+	const struct area *a = arg;
+
+	return block + BLOCK > a->start && block < a->end + BLOCK;
+}
+
+static int has_control_block(uintptr_t start, uintptr_t end)
+{
+	struct area a = { start, end };
+
+	return procfs_threads(is_inside, &a) != 0;
+}
+
+/* Of glibc's struct heap_info, at the start of each of an arena's heaps. Read as
+ * another process would: it may be gone by now. */
+static int is_arena(uintptr_t at)
+{
+	uint64_t heap[4];	/* arena, previous heap, size, accessible size */
+	size_t page = sys_page_size();
+
+	return sys_peek(heap, (const void *)at, sizeof(heap)) == 0 && heap[0] &&
+	       heap[2] && heap[2] <= heap[3] && heap[3] <= ARENA && !(heap[2] % page) &&
+	       !(heap[3] % page) && (heap[0] & (ARENA - 1)) < page;
+}
+
+static int unmark_arenas(struct store *s, uintptr_t start, uintptr_t end)
+{
+	int found = 0;
+
+	for (uintptr_t at = start & ~(ARENA - 1); at < end; at += ARENA) {
+		uintptr_t from = at > start ? at : start;
+		uintptr_t to = at + ARENA < end ? at + ARENA : end;
+
+		if (!is_arena(at))
+			continue;
+		found = 1;
+		(void)adopt_unmark(s, from, to);
+	}
+	return found;
+}
+
+/* Stacks of threads that ended are used again. They lie above a guard, and can have
+ * become one mapping with what lies above them. */
+static void unmark_stack(struct store *s, uintptr_t start, uintptr_t end)
+{
+	size_t size = (size_t)8 << 20;
+	pthread_attr_t attr;
+	struct procfs_map m;
+
+	if (procfs_map_at(start - 1, &m) < 0 || m.prot || m.shared || m.ino)
+		return;
+	if (pthread_getattr_default_np(&attr) == 0) {
+		(void)pthread_attr_getstacksize(&attr, &size);
+		pthread_attr_destroy(&attr);
+	}
+	(void)adopt_unmark(s, start, size < end - start ? start + size : end);
+}
+
+static int unmark_block(void *arg, uintptr_t block)
+{
+	uintptr_t from = (block - BLOCK) & ~(TABLE_SIZE - 1);
+	uintptr_t to = (block + BLOCK + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
+
+	(void)arg;
+	process_each_own(s) {
+		uintptr_t low = from > s->base ? from : s->base;
+		uintptr_t high = to < s->base + s->size ? to : s->base + s->size;
+
+		if (s->adopted && low < high)
+			(void)adopt_unmark(s, low, high);
+	}
+	return 0;
+}
+
+static int mark(struct adopt *a)
+{
+	int why = adopt_mark(&a->what);
+
+	process_each_own(s) {
+		if (!s->adopted)
+			continue;
+		extents_each(e, &s->extents, s->base, s->base + s->size) {
+			if (!adopt_is_marked(&e))
+				continue;
+			unmark_stack(s, e.start, e.end);
+			if (unmark_arenas(s, e.start, e.end))
+				why = COW_REASON_OWNER;
+		}
+	}
+	if (procfs_threads(unmark_block, NULL) < 0)
+		why = COW_REASON_CALL;
+	return why;
+}
+
+static void unmark_all(void)
+{
+	process_each_own(s)
+		if (s->adopted)
+			(void)adopt_unmark(s, s->base, s->base + s->size);
+}
+
+/* --- piece by piece ----------------------------------------------------- */
+
+static enum cow_reason reason_of(int error)
+{
+	switch (error) {
+	case -EPERM: return COW_REASON_PINNED;
+	case -ENOMEM: return COW_REASON_MAPS;
+	case -EADDRINUSE: return COW_REASON_KIND;
+	default: return COW_REASON_CALL;
+	}
+}
+
+static int release_step(struct store *s, uintptr_t start, size_t len, void *arg)
+{
+	struct extent e = extents_piece(&s->extents, start, start + len);
+	int ret = lift_and_release(arg, s, &e);
+
+	if (ret == 0)
+		memory_yield(s, e.start, e.end, e.prot, EXTENT_PROGRAM);
+	return ret;
+}
+
+static int lift_piece(const struct adopt *a, struct lift *l, struct store *s, struct extent *e)
+{
+	store_step *step = a->releases ? release_step : thaw_lift;
+	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + TABLES * TABLE_SIZE;
+	int ret;
+
+	lift_reap();
+	e->end = e->end < edge ? e->end : edge;
+	if (!verify_piece(s, e))
+		return -EEXIST;
+	if (has_control_block(e->start, e->end) ||
+	    (!a->releases && memory_is_locked(e->start, e->end - e->start)))
+		return -EADDRINUSE;
+	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
+	    freeze_reserve(s, 2 + LIFT_MAPS / 2) < 0)
+		return -ENOMEM;
+	if (e->state == EXTENT_OWNED && freeze_range(s, e->start, e->end - e->start) < 0)
+		return -ENOMEM;
+	if (!a->releases)
+		merge_prepare(s, e);
+	spare_lend(&s->spare, LIFT_MAPS);
+	ret = store_by_halves(step, s, e->start, e->end - e->start, l);
+	if (ret < 0 && !a->releases)
+		extents_each(left, &s->extents, e->start, e->end)
+			if (adopt_is_marked(&left))
+				(void)store_punch(s, left.start, left.end - left.start);
+	(void)freeze_reserve(s, 0);
+	return ret;
+}
+
+static int is_wanted(const struct adopt *a, const struct store *s, const struct extent *e)
+{
+	if (a->releases)
+		return adopt_can_release(s, e) && (s->adopted || a->what.to != UINTPTR_MAX);
+	return s->adopted && adopt_is_marked(e);
+}
+
+static int next_piece(const struct adopt *a, struct store *s, struct extent *ret_piece)
+{
+	uintptr_t from = a->at > s->base ? a->at : s->base;
+	uintptr_t to = s->base + s->size;
+
+	if (a->releases && a->what.from > from)
+		from = a->what.from;
+	if (a->releases && a->what.to < to)
+		to = a->what.to;
+	extents_each(e, &s->extents, from, to) {
+		if (!is_wanted(a, s, &e))
+			continue;
+		*ret_piece = e;
+		return 1;
+	}
+	return 0;
+}
+
+static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct extent *e)
+{
+	int ret = lift_piece(a, l, s, e);
+
+	if (ret == 0)
+		a->bytes += e->end - e->start;
+	else
+		a->why = (int)reason_of(ret);
+	if (ret < 0 && !a->releases)
+		(void)adopt_unmark(s, e->start, e->end);
+	if (l->held_ns > a->longest_ns)
+		a->longest_ns = l->held_ns;
+	a->at = e->end;
+	huge_restart(s);
+}
+
+static int next(struct adopt *a, struct lift *l)
+{
+	if (!a->releases && !a->marked) {
+		a->why = mark(a);
+		a->marked = 1;
+		return 1;
+	}
+	for (; a->store < atomic_load(&process.store_count); a->store++, a->at = 0) {
+		struct store *s = process.stores[a->store];
+		struct extent e;
+
+		if (s->inherited || !next_piece(a, s, &e))
+			continue;
+		move_piece(a, l, s, &e);
+		return 1;
+	}
+	unmark_all();
+	return 0;
+}
+
+int adopt_next(struct adopt *a, struct lift *l)
+{
+	uint64_t start = sys_now_ns();
+	int ret = next(a, l);
+
+	a->ns += sys_now_ns() - start;
+	return ret;
+}

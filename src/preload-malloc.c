@@ -1,0 +1,115 @@
+/*
+ * What malloc gives back by system calls of its own. While the mover moves a table,
+ * nobody may unmap what is there; so calls that can unmap memory of glibc's malloc wait
+ * for the library's lock: of free() and realloc() those on blocks with a mapping of
+ * their own, malloc_trim(), brk() and sbrk(). That the heap shrinks inside of free()
+ * the mover ends by M_TRIM_THRESHOLD (mallopt(3)) before it begins; arenas other than
+ * the first it leaves alone. Programs with one thread need nothing of this.
+ *
+ * Other allocators, and sanitizers, are not touched: there everything passes through.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <malloc.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/single_threaded.h>
+#include <unistd.h>
+
+#include "cowfork.h"
+#include "preload.h"
+#include "process.h"
+
+#define IS_MMAPPED ((size_t)2)	/* in the word before a block (malloc/malloc.c) */
+
+typedef void free_fn(void *p);
+typedef void *realloc_fn(void *p, size_t size);
+
+static _Atomic(free_fn *) real_free;
+static _Atomic(realloc_fn *) real_realloc;
+static __thread int binding __attribute__((tls_model("initial-exec")));
+
+void preload_bind_malloc(void)
+{
+	void *libc_free;
+
+	if (atomic_load(&real_free) || binding)
+		return;
+	binding = 1;
+	libc_free = dlsym(RTLD_DEFAULT, "__libc_free");
+	atomic_store(&real_realloc, (realloc_fn *)(uintptr_t)dlsym(RTLD_NEXT, "realloc"));
+	atomic_store(&real_free, (free_fn *)(uintptr_t)dlsym(RTLD_NEXT, "free"));
+	binding = 0;
+	process.malloc_tamed = libc_free &&
+			       (uintptr_t)libc_free == (uintptr_t)atomic_load(&real_free);
+}
+
+static int unmaps(const void *p)
+{
+	return p && process.malloc_tamed && !__libc_single_threaded &&
+	       ((const size_t *)p)[-1] & IS_MMAPPED;
+}
+
+INTERPOSED void free(void *p)
+{
+	int lock = unmaps(p);
+
+	if (!atomic_load(&real_free))
+		preload_bind_malloc();
+	if (!atomic_load(&real_free))	/* dlsym(3) itself frees: it is little */
+		return;
+	if (lock)
+		process_lock();
+	atomic_load(&real_free)(p);
+	if (lock)
+		process_unlock();
+}
+
+INTERPOSED void *realloc(void *p, size_t size)
+{
+	int lock = unmaps(p);
+	void *ret;
+
+	if (!atomic_load(&real_realloc))
+		preload_bind_malloc();
+	if (!atomic_load(&real_realloc))
+		return NULL;
+	if (lock)
+		process_lock();
+	ret = atomic_load(&real_realloc)(p, size);
+	if (lock)
+		process_unlock();
+	return ret;
+}
+
+INTERPOSED int malloc_trim(size_t pad)
+{
+	int ret;
+
+	process_lock();
+	ret = preload_real()->trim(pad);
+	process_unlock();
+	return ret;
+}
+
+INTERPOSED int brk(void *end)
+{
+	int ret;
+
+	process_lock();
+	ret = preload_real()->brk(end);
+	process_unlock();
+	return ret;
+}
+
+INTERPOSED void *sbrk(intptr_t increment)
+{
+	void *ret;
+
+	process_lock();
+	ret = preload_real()->sbrk(increment);
+	process_unlock();
+	return ret;
+}
