@@ -160,13 +160,28 @@ static int release_step(struct store *s, uintptr_t start, size_t len, void *arg)
 	return ret;
 }
 
-static int lift_piece(const struct adopt *a, struct lift *l, struct store *s, struct extent *e)
+/* Some lifts ahead. */
+static void prepare(struct adopt *a, struct store *s, const struct extent *e)
+{
+	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + MERGE_RUN * TABLE_SIZE;
+	struct extent run = *e;
+
+	if (e->start < a->prepared)
+		return;
+	run.end = e->end < edge ? e->end : edge;
+	merge_prepare(s, &run);
+	a->prepared = run.end;
+}
+
+static int lift_piece(struct adopt *a, struct lift *l, struct store *s, struct extent *e)
 {
 	store_step *step = a->releases ? release_step : thaw_lift;
 	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + TABLES * TABLE_SIZE;
 	int ret;
 
 	lift_reap();
+	if (!a->releases)
+		prepare(a, s, e);
 	e->end = e->end < edge ? e->end : edge;
 	if (!verify_piece(s, e))
 		return -EEXIST;
@@ -178,8 +193,6 @@ static int lift_piece(const struct adopt *a, struct lift *l, struct store *s, st
 		return -ENOMEM;
 	if (e->state == EXTENT_OWNED && freeze_range(s, e->start, e->end - e->start) < 0)
 		return -ENOMEM;
-	if (!a->releases)
-		merge_prepare(s, e);
 	spare_lend(&s->spare, LIFT_MAPS);
 	ret = store_by_halves(step, s, e->start, e->end - e->start, l);
 	if (ret < 0 && !a->releases)
@@ -238,7 +251,7 @@ static int next(struct adopt *a, struct lift *l)
 		a->marked = 1;
 		return 1;
 	}
-	for (; a->store < atomic_load(&process.store_count); a->store++, a->at = 0) {
+	for (; a->store < atomic_load(&process.store_count); a->store++, a->at = a->prepared = 0) {
 		struct store *s = process.stores[a->store];
 		struct extent e;
 

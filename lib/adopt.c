@@ -24,6 +24,7 @@
 #include "verify.h"
 
 #define ROOM_MIN ((size_t)64 << 20)	/* behind a range, for what may grow there */
+#define STEP (MERGE_RUN / 2 * TABLE_SIZE)		/* that is held twice meanwhile */
 #define APART ((uintptr_t)64 << 10)	/* what adoption itself writes to: stack, control
 					 * block, this library's data */
 
@@ -159,7 +160,7 @@ static int take_in(struct store *s, const struct extent *e)
 static int take_in_store(struct store *s, uint64_t *bytes)
 {
 	extents_each(e, &s->extents, s->base, s->base + s->size) {
-		uintptr_t edge = (e.start & ~(TABLE_SIZE - 1)) + MERGE_TABLES * TABLE_SIZE;
+		uintptr_t edge = (e.start & ~(TABLE_SIZE - 1)) + STEP;
 		int ret;
 
 		if (!adopt_is_marked(&e))
@@ -267,7 +268,7 @@ int adopt_release(const struct adopt_what *what)
 		if (s->adopted && verify_store(s) < 0)
 			return -ENOMEM;
 		extents_each(e, &s->extents, from, to) {
-			uintptr_t edge = e.start + MERGE_TABLES * TABLE_SIZE;
+			uintptr_t edge = e.start + STEP;
 			int ret = 0;
 
 			e.end = e.end < edge ? e.end : edge;

@@ -45,6 +45,7 @@ struct adopt {			/* all zero at its start */
 	int marked;
 	unsigned store;		/* where it is */
 	uintptr_t at;
+	uintptr_t prepared;	/* up to there memory waits for what will be copied */
 	uint64_t bytes;		/* that moved */
 	int why;		/* enum cow_reason: what kept some from it */
 	uint64_t ns;		/* with the lock held */

@@ -83,24 +83,24 @@ uintptr_t merge_edge(const struct extent *e, size_t tables, size_t pages)
 	return w.edge < e->end ? w.edge : e->end;
 }
 
-/* --- huge pages --------------------------------------------------------- */
+/* --- memory ahead of a copy --------------------------------------------- */
 
 struct full {
 	uintptr_t first;
-	size_t bytes[MERGE_TABLES];
+	size_t count, bytes[MERGE_RUN];
 };
 
+/* Bytes of a run of pages in each whole table. */
 static int add_run(void *arg, uintptr_t start, size_t len)
 {
 	struct full *f = arg;
 
 	while (len) {
-		size_t table = start >= f->first ? (start - f->first) / TABLE_SIZE : MERGE_TABLES;
 		size_t n = TABLE_SIZE - start % TABLE_SIZE;
 
 		n = n < len ? n : len;
-		if (table < MERGE_TABLES)
-			f->bytes[table] += n;
+		if (start >= f->first && (start - f->first) / TABLE_SIZE < f->count)
+			f->bytes[(start - f->first) / TABLE_SIZE] += n;
 		start += n;
 		len -= n;
 	}
@@ -125,15 +125,17 @@ static void make_huge(struct store *s, uintptr_t start, size_t count)
 void merge_prepare(struct store *s, const struct extent *e)
 {
 	struct full f = { .first = (e->start + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1) };
-	size_t count = f.first < e->end ? (e->end - f.first) / TABLE_SIZE : 0, run = 0;
+	size_t run = 0;
 
-	if (options.huge == COW_HUGE_NEVER || !count || count > MERGE_TABLES ||
+	f.count = f.first < e->end ? (e->end - f.first) / TABLE_SIZE : 0;
+	f.count = f.count < MERGE_RUN ? f.count : MERGE_RUN;
+	if (options.huge == COW_HUGE_NEVER || !f.count ||
 	    procfs_private(e->start, e->end - e->start, add_run, &f) < 0 ||
-	    sys_mprotect(store_alias(s, f.first), count * TABLE_SIZE,
+	    sys_mprotect(store_alias(s, f.first), f.count * TABLE_SIZE,
 			 PROT_READ | PROT_WRITE) < 0)
 		return;
-	for (size_t t = 0; t <= count; t++) {
-		if (t < count && f.bytes[t] == TABLE_SIZE) {
+	for (size_t t = 0; t <= f.count; t++) {
+		if (t < f.count && f.bytes[t] == TABLE_SIZE) {
 			run++;
 			continue;
 		}
@@ -141,6 +143,7 @@ void merge_prepare(struct store *s, const struct extent *e)
 			make_huge(s, f.first + (t - run) * TABLE_SIZE, run);
 		run = 0;
 	}
+	sys_mprotect(store_alias(s, f.first), f.count * TABLE_SIZE, PROT_NONE);
 }
 
 /* --- merge -------------------------------------------------------------- */

@@ -21,9 +21,9 @@ int merge_has_pages(const struct extent *e);
  * at the edge of a table. */
 uintptr_t merge_edge(const struct extent *e, size_t tables, size_t pages);
 
-/* Ahead of it, for an overlay on fresh offsets of at most MERGE_TABLES tables: those
- * that are full get huge pages, if options allow. */
-#define MERGE_TABLES 16u
+/* Ahead of it, for an overlay on fresh offsets: huge pages where its first MERGE_RUN
+ * tables are full, if options allow. A call waits for every processor once. */
+#define MERGE_RUN 32u
 void merge_prepare(struct store *s, const struct extent *e);
 
 /* Copy the private pages of a piece, which lie at `from` just now: in place, or
