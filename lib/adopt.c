@@ -67,13 +67,15 @@ static void keep_apart(struct store *s, const void *what)
 
 static int mark(const struct candidate *c)
 {
-	size_t len = c->end - c->start;
+	size_t len = c->end - c->start, room;
 	struct store *s = c->s;
 	uintptr_t start, end;
 	int why;
 
 	if (!s) {
-		why = store_open_over(c->start, c->end, len > ROOM_MIN ? len : ROOM_MIN, &s);
+		room = len > ROOM_MIN ? len : ROOM_MIN;
+		room = room < c->limit - c->end ? room : c->limit - c->end;
+		why = store_open_over(c->start, c->end, room, &s);
 		if (why)
 			return why;
 	}

@@ -34,13 +34,8 @@ static int is_memory(const struct procfs_map *m)
 
 static void put(struct candidates *c, const struct candidate *new)
 {
-	struct candidate *last = c->count ? &c->at[c->count - 1] : NULL, *least = c->at;
+	struct candidate *least = c->at;
 
-	if (last && last->end == new->start && last->s == new->s) {
-		last->end = new->end;
-		last->bytes += new->bytes;
-		return;
-	}
 	if (c->count == CANDIDATES) {
 		for (unsigned i = 1; i < CANDIDATES; i++)
 			if (c->at[i].bytes < least->bytes)
@@ -64,7 +59,7 @@ static int touches(const struct store *s, uintptr_t start)
 static void put_growth(struct search *f, struct store *s, struct candidate *c)
 {
 	extents_each(e, &s->extents, c->start, c->end) {
-		struct candidate part = { e.start, e.end, c->bytes, s };
+		struct candidate part = { e.start, e.end, UINTPTR_MAX, c->bytes, s };
 		size_t len = e.end - e.start;
 
 		if (e.state == EXTENT_FREE && !e.flags &&
@@ -78,7 +73,7 @@ static void put_parts(struct search *f, uintptr_t start, uintptr_t end, uint64_t
 {
 	while (start < end) {
 		struct store *s = process_store_at(start, end - start);
-		struct candidate c = { start, end, bytes, NULL };
+		struct candidate c = { start, end, UINTPTR_MAX, bytes, NULL };
 
 		if (s && s->base > start) {
 			c.end = s->base;
@@ -99,9 +94,12 @@ static void put_parts(struct search *f, uintptr_t start, uintptr_t end, uint64_t
 static int look(void *arg, const struct procfs_smap *m)
 {
 	struct search *f = arg;
+	struct candidate *last = f->found->count ? &f->found->at[f->found->count - 1] : NULL;
 	uintptr_t start = m->map.start > f->from ? m->map.start : f->from;
 	uintptr_t end = m->map.end < f->to ? m->map.end : f->to;
 
+	if (last && last->limit == UINTPTR_MAX)
+		last->limit = m->map.start > last->end ? m->map.start : last->end;
 	if (start < end && is_memory(&m->map) && !m->special && m->anonymous &&
 	    m->map.end - m->map.start <= f->sparse)
 		put_parts(f, start, end, m->anonymous);

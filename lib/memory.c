@@ -105,6 +105,8 @@ int memory_place(size_t size, size_t align, int prot, uintptr_t *ret_addr)
 		align = memory_align(size);
 	freeze_reap();
 	process_each_own(s) {
+		if (!store_reserves(s))
+			continue;
 		why = place_in(s, size, align, prot, ret_addr);
 		if (why != COW_REASON_ADDRESS)
 			return why;

@@ -103,9 +103,12 @@ static int is_within(const struct procfs_map *m, uintptr_t start, size_t size)
 	return m->start >= start && m->end <= start + size;
 }
 
-/* A mapping of the store that the program moved away by itself. */
-static int look_elsewhere(struct store *s, const struct procfs_map *m)
+/* The program moved a mapping of the store away by itself, or it grew there and shows
+ * what is behind: bytes that must stay as they are. Their own place can be there
+ * still. */
+static int look_elsewhere(void *arg, const struct procfs_map *m)
 {
+	struct store *s = arg;
 	uintptr_t from = s->base + m->offset, to = from + (m->end - m->start);
 
 	if (!is_of(s, m) || m->start == from || m->offset >= s->size ||
@@ -116,10 +119,45 @@ static int look_elsewhere(struct store *s, const struct procfs_map *m)
 	extents_each(e, &s->extents, from, to) {
 		if (!store_have_room(s))
 			return -ENOMEM;
-		extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
-			    EXTENT_FOREIGN);
+		if (shows_store(&e))
+			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
+				    e.flags | EXTENT_PINNED);
+		else
+			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, e.prot,
+				    EXTENT_FOREIGN);
 	}
 	return 0;
+}
+
+/* What was elsewhere before may be gone: FOREIGN becomes FREE, and is found anew; or
+ * back again, all that may be FOREIGN. */
+static int forget_elsewhere(struct store *s, int back)
+{
+	extents_each(e, &s->extents, s->base, s->base + s->size) {
+		int may_be = e.state == EXTENT_FREE && e.flags & EXTENT_STALE;
+
+		if (back ? !may_be : !(e.flags & EXTENT_FOREIGN))
+			continue;
+		if (!store_have_room(s))
+			return -ENOMEM;
+		if (back)
+			extents_set(&s->extents, e.start, e.end, EXTENT_NATIVE, 0,
+				    EXTENT_FOREIGN);
+		else
+			extents_set(&s->extents, e.start, e.end, EXTENT_FREE, 0,
+				    s->inherited ? 0 : EXTENT_STALE);
+		s->stale |= !s->inherited;
+	}
+	return 0;
+}
+
+static int find_elsewhere(struct store *s)
+{
+	int ret = forget_elsewhere(s, 0);
+
+	if (!ret)
+		ret = procfs_maps(look_elsewhere, s);
+	return ret < 0 && ret != -ENOMEM ? forget_elsewhere(s, 1) : ret;
 }
 
 /* --- the walk ----------------------------------------------------------- */
@@ -145,10 +183,10 @@ static int look_at_map(void *arg, const struct procfs_map *m)
 	uintptr_t limit = s->base + s->size;
 	uintptr_t start = m->start < s->base ? s->base : m->start;
 	uintptr_t end = m->end < limit ? m->end : limit;
-	int ret = s->adopted ? look_elsewhere(s, m) : 0;
+	int ret;
 
-	if (ret || m->end <= s->base || m->start >= limit)
-		return ret;
+	if (m->end <= s->base || m->start >= limit)
+		return 0;
 	ret = look(s, w->next, start, KIND_OTHER, 0);
 	if (!ret)
 		ret = look(s, start, end, kind_of(s, m), m->prot);
@@ -166,6 +204,8 @@ int verify_store(struct store *s)
 		return 0;
 	if (!ret && w.next < end)
 		ret = look(s, w.next, end, KIND_OTHER, 0);
+	if (!ret && s->adopted)
+		ret = find_elsewhere(s);
 	return ret;
 }
 
