@@ -6,8 +6,8 @@
  * A store of its own is laid over each range (store_open_over()): what is marked there is
  * an overlay like any other, and its pages are merged into the store table by table.
  *
- * Adopted memory is never mapped shared while the program runs; a refresh goes through
- * OWNED, but ends FROZEN. So the owner's system calls that nobody sees (the C
+ * Adopted memory is never mapped shared: a refresh merges what changed and lays the
+ * private mapping anew. So the owner's system calls that nobody sees (the C
  * library's malloc unmaps, moves, protects by itself) meet a private mapping, on which
  * they do what they do on anonymous memory; what they changed is found before the next
  * transition (verify.h). And there is no futex whose key changes.

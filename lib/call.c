@@ -6,10 +6,12 @@
  */
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/single_threaded.h>
 
 #include "call.h"
 #include "freeze.h"
 #include "memory.h"
+#include "options.h"
 #include "process.h"
 #include "region.h"
 #include "sys.h"
@@ -39,6 +41,13 @@ int call_is_proper(uintptr_t start, size_t len)
 int call_in_window(uintptr_t start, size_t len)
 {
 	return call_is_proper(start, len) && process_store_at(start, len);
+}
+
+int call_is_managed(uintptr_t start, size_t len)
+{
+	return call_is_proper(start, len) &&
+	       (process_store_at(start, len) ||
+		(!__libc_single_threaded && options.adopt != COW_ADOPT_NEVER));
 }
 
 static int over_range(const struct call *call, uintptr_t start, size_t len)
@@ -112,7 +121,7 @@ int cow_munmap(void *addr, size_t len)
 	size_t size = sys_whole_pages(len);
 
 	if (!call_is_proper(start, size) ||
-	    (!process_store_at(start, size) && !region_near(start, start + size)))
+	    (!call_is_managed(start, size) && !region_near(start, start + size)))
 		return call_result(sys_munmap(start, len));
 	return call_over_range(&call, start, size);
 }
@@ -155,7 +164,7 @@ int cow_mprotect(void *addr, size_t len, int prot)
 	const struct call call = { sys_mprotect, managed_mprotect, prot, 0 };
 	uintptr_t start = (uintptr_t)addr;
 
-	if (!call_in_window(start, sys_whole_pages(len)))
+	if (!call_is_managed(start, sys_whole_pages(len)))
 		return call_result(sys_mprotect(start, len, prot));
 	return call_over_range(&call, start, sys_whole_pages(len));
 }

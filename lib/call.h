@@ -23,6 +23,10 @@ int call_is_proper(uintptr_t start, size_t len);
 /* Is it proper, and does a window hold part of it? Takes no lock. */
 int call_in_window(uintptr_t start, size_t len);
 
+/* Is it proper, and is it to be made under the lock: a window holds part of it, or the
+ * mover may adopt that memory just now? Takes no lock. */
+int call_is_managed(uintptr_t start, size_t len);
+
 struct call {
 	int (*native)(uintptr_t start, size_t len, int value);
 	int (*managed)(struct store *s, uintptr_t start, uintptr_t end, int value);

@@ -168,7 +168,7 @@ static int freeze_store(struct store *s)
 	return moved;
 }
 
-static int freeze_stores(int adopted_only)
+int freeze_all(void)
 {
 	uint64_t start = 0;
 	int moved = 0;
@@ -176,7 +176,7 @@ static int freeze_stores(int adopted_only)
 	process_each_own(s) {
 		int ret;
 
-		if (!s->owns || (adopted_only && !s->adopted))
+		if (!s->owns)
 			continue;
 		start = start ? start : sys_now_ns();
 		ret = freeze_store(s);
@@ -192,16 +192,6 @@ static int freeze_stores(int adopted_only)
 			process.life->stats.generation = process.life->stats.thaws + 1;
 	}
 	return moved;
-}
-
-int freeze_all(void)
-{
-	return freeze_stores(0);
-}
-
-int freeze_adopted(void)
-{
-	return freeze_stores(1);
 }
 
 int freeze_relieve(void)

@@ -16,9 +16,6 @@
  * not be frozen stays OWNED and no fork may follow. */
 int freeze_all(void);
 
-/* The same of what was adopted alone. */
-int freeze_adopted(void);
-
 /* Freeze [start, start + len), all of it OWNED. */
 int freeze_range(struct store *s, uintptr_t start, size_t len);
 

@@ -139,6 +139,8 @@ static long map_over(struct request *r)
 	struct store *s = process_store_at(r->start, r->size);
 	long ret;
 
+	if (!s)		/* under the lock, beside a mover */
+		return map_natively(r);
 	if (!store_have_room(s))
 		return -ENOMEM;
 	verify_windows(r);
@@ -241,8 +243,8 @@ static long map(struct request *r)
 	uintptr_t at;
 
 	if (r->flags & FIXED)
-		return call_in_window(r->start, r->size) ? map_fixed(r)
-							 : map_natively(r);
+		return call_is_managed(r->start, r->size) ? map_fixed(r)
+							  : map_natively(r);
 	if (r->start)
 		return map_near(r);
 	if (r->size < smallest())	/* before belongs(), which asks the kernel */

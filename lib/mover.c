@@ -16,7 +16,6 @@
 #include <sys/single_threaded.h>
 
 #include "compat.h"
-#include "freeze.h"
 #include "log.h"
 #include "mover.h"
 #include "mover-run.h"
@@ -372,8 +371,6 @@ static int thaw_alone(void)
 	if (!sys_alone_in_mm())
 		return 1;
 	thaw_all();
-	if (freeze_adopted() < 0)
-		return -EAGAIN;
 	return thaw_pending() ? -EAGAIN : 0;
 }
 

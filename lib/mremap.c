@@ -498,7 +498,8 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 	m.new_addr = fixed ? (uintptr_t)new_addr : 0;
 	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
-	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len))
+	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len) &&
+	    !call_is_managed(m.addr, m.old_len))
 		return call_address(sys_mremap(m.addr, old_len, new_len, flags,
 					       (uintptr_t)new_addr));
 	process_lock();

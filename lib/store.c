@@ -504,6 +504,21 @@ void store_shrink(struct store *s)
 	s->size = keep;
 }
 
+/* What grows there in a child the child adopts into a store of its own. */
+static void cut_room(struct store *s)
+{
+	struct extent *last = &s->extents.at[s->extents.count - 1];
+	uintptr_t end = (last->start + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
+
+	if (last->state != EXTENT_FREE || end >= last->end || end == s->base)
+		return;
+	if (end == last->start)
+		s->extents.count--;
+	else
+		last->end = end;
+	s->size = end - s->base;
+}
+
 void store_inherit(struct store *s)
 {
 	s->inherited = 1;
@@ -515,6 +530,8 @@ void store_inherit(struct store *s)
 	extents_each(e, &s->extents, s->base, s->base + s->size)
 		if (e.flags & EXTENT_DONTFORK)
 			extents_set(&s->extents, e.start, e.end, EXTENT_FREE, 0, 0);
+	if (s->adopted)
+		cut_room(s);
 }
 
 void store_retire(struct store *s)

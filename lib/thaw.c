@@ -1,5 +1,6 @@
 /*
- * Two ways back. Alone in the address space: a whole extent at once, the pages
+ * Two ways back, but for adopted memory, which stays FROZEN: there a thaw merges what
+ * changed and empties the page tables. Alone in the address space: a whole extent at once, the pages
  * that this process changed copied into the shadow, the parked tables moved back.
  * Beside live threads: the same table by table, each lifted meanwhile (lift.h).
  *
@@ -121,6 +122,28 @@ static int take_in(struct store *s, const struct extent *e)
 	return 0;
 }
 
+/* What was adopted: the store over it anew, and private again. */
+static int settle(struct store *s, const struct extent *e)
+{
+	extents_each(p, &s->extents, e->start, e->end) {
+		int ret = store_have_room(s) ? 0 : -ENOMEM;
+
+		if (p.end - p.start > TAKE_IN)
+			p.end = p.start + TAKE_IN;
+		if (ret == 0)
+			ret = merge_piece(s, &p, p.start);
+		if (ret == 0)
+			ret = store_cover(s, p.start, p.end - p.start);
+		if (ret < 0 && merge_is_overlay(&p))
+			(void)store_punch(s, p.start, p.end - p.start);
+		sys_mprotect(store_alias(s, p.start), p.end - p.start, PROT_NONE);
+		if (ret < 0)
+			return ret;
+		extents_set(&s->extents, p.start, p.end, EXTENT_FROZEN, p.prot, 0);
+	}
+	return 0;
+}
+
 /* Returns 1 when it thawed. */
 static int thaw_part(struct store *s, uintptr_t start, uintptr_t end,
 		     const struct extent *e)
@@ -130,9 +153,11 @@ static int thaw_part(struct store *s, uintptr_t start, uintptr_t end,
 
 	if (start >= end || !store_may_move(s, len) || !store_have_room(s))
 		return 0;
-	s->owns = 1;
 	part.start = start;
 	part.end = end;
+	if (s->adopted)
+		return settle(s, &part) == 0;
+	s->owns = 1;
 	if (merge_is_overlay(e))
 		return take_in(s, &part) == 0;
 	return merge_piece(s, &part, start) == 0 &&

@@ -76,8 +76,6 @@ static int shows_store(const struct extent *e)
 
 static int is_adopted_still(const struct extent *e, enum kind kind)
 {
-	if (e->state == EXTENT_OWNED)	/* within a refresh */
-		return kind == KIND_SHARED;
 	return kind == (shows_store(e) ? KIND_PRIVATE : KIND_ANONYMOUS);
 }
 
