@@ -67,7 +67,7 @@ static pthread_t other_thread(void)
 
 static void set_options(enum cow_huge huge, enum cow_thaw thaw)
 {
-	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, huge, thaw };
+	const struct cow_options o = { sizeof(o), PAGE, COW_ENGINE_STORE, huge, thaw, COW_ADOPT_NEVER };
 
 	ck_assert_int_eq(cow_options_set(&o), 0);
 }
