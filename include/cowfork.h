@@ -210,7 +210,10 @@ int cow_region_state(const void *addr) COW_MUST_CHECK;
  * meanwhile; one that touches what is moved just then waits, 1 ms as a rule. With other
  * threads it needs what cow_thaw() needs.
  * 0 also when there was nothing to adopt.
- * -EINVAL: addr or len is not a multiple of the page size, or only one of them is 0.
+ * While it runs no thread may unmap or replace memory of the range by system calls that
+ * the library does not see; the preload runtime sees to malloc's own.
+ * -EINVAL: addr or len is not a multiple of the page size, only one of them is 0, or the
+ * range wraps around.
  * -EPERM: other threads run, and there is no userfaultfd(2) that sees the kernel's
  * faults; or no store can be had. cow_stats says why (adopt_reason).
  * -EAGAIN: some of it stays native (pages are pinned, no map or memory left).
@@ -219,8 +222,8 @@ int cow_region_state(const void *addr) COW_MUST_CHECK;
 int cow_adopt(void *addr, size_t len) COW_MUST_CHECK;
 
 /*
- * Make what lies in the store plain anonymous memory again, content kept. It is not
- * adopted again but by cow_adopt().
+ * Make what lies in the store plain anonymous memory again, content kept. Where the
+ * option adopt allows it, it is adopted again when forks have paid for that.
  *
  *   addr, len   as of cow_adopt(); NULL and 0: all that was adopted
  *

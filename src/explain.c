@@ -44,7 +44,8 @@ static const struct line lines[] = {
 	{ FIELD(maps), "/proc/self/maps", 0,
 	  "raw system calls on regions go unnoticed" },
 	{ FIELD(userfaultfd), "userfaultfd(2) for faults of the kernel too", 0,
-	  "programs with threads stay frozen once they have forked; root has it, others "
+	  "programs with threads stay frozen once they have forked, and nothing of theirs "
+	  "is adopted; root has it, others "
 	  "by a right to open /dev/userfaultfd (Linux 6.1) or by "
 	  "vm.unprivileged_userfaultfd=1" },
 };
@@ -69,9 +70,10 @@ int explain_machine(void)
 	}
 	printf("%s\n", usable ? "Forks of large anonymous memory will be flat." :
 	       "Programs run as ever, with the kernel's plain fork.");
-	puts("Out of reach of the preload: static programs, setuid programs, memory "
-	     "mapped by raw\nsystem calls, and the C library's own heap (brk and "
-	     "malloc's internal mappings).");
+	puts("Memory that never passes mmap(3), such as the C library's heap, is adopted "
+	     "once forks\nhave cost what that costs; a sanitizer's only with "
+	     "COWFORK_ADOPT=first.\n"
+	     "Out of reach of the preload: static programs and setuid programs.");
 	return usable;
 }
 
