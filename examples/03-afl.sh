@@ -7,12 +7,26 @@
 # Seconds count from when the target has filled its memory. All runs on one
 # processor, the last.
 #
-# Use:   03-afl.sh [SECONDS [TURNS [MiB...]]]     (default: 20 s; 1; 1024 4096)
+# KIND of memory: mmap, one mapping; malloc, blocks of 1 KiB, which cowfork adopts; asan,
+# the same with AddressSanitizer and COWFORK_ADOPT=first.
+#
+# Use:   03-afl.sh [-k KIND] [SECONDS [TURNS [MiB...]]]  (default: mmap; 20 s; 1; 1024 4096)
 # Needs: afl-clang-fast and afl-fuzz (Debian: afl++), and LIBCOWFORK_PRELOAD, the
 #        path of libcowfork-preload.so, unless it is in a usual place.
 # SPDX-License-Identifier: MIT
 set -eu
 
+kind=mmap
+if [ "${1:-}" = -k ] && [ $# -gt 1 ]; then
+	kind=$2
+	shift 2
+fi
+case $kind in
+mmap) ;;
+malloc) export TARGET_BLOCK=1024 ;;
+asan) export TARGET_BLOCK=1024 AFL_USE_ASAN=1 COWFORK_ADOPT=first ;;
+*) echo "$kind is none of mmap, malloc, asan" >&2; exit 1 ;;
+esac
 seconds=${1:-20} turns=${2:-1}
 [ $# -gt 0 ] && shift
 [ $# -gt 0 ] && shift
@@ -30,7 +44,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
 mkdir "$work/in"
 printf 'seed' >"$work/in/seed"
-AFL_QUIET=1 afl-clang-fast -O2 -o "$work/target" "$here/03-afl-target.c" >"$work/cc.log" 2>&1 ||
+AFL_QUIET=1 afl-clang-fast -O2 -g -o "$work/target" "$here/03-afl-target.c" >"$work/cc.log" 2>&1 ||
 	{ cat "$work/cc.log" >&2; exit 1; }
 
 export AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_SKIP_CPUFREQ=1 AFL_NO_UI=1 \

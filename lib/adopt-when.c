@@ -53,7 +53,7 @@ static int due_by_cost(struct adopt_meter *m)
 	m->next = m->cost * 2;
 	if (mapped <= 0)
 		return 0;
-	if (&__sanitizer_install_malloc_and_free_hooks) {
+	if (options.adopt == COW_ADOPT_AUTO && &__sanitizer_install_malloc_and_free_hooks) {
 		process.life->stats.adopt_reason = COW_REASON_OWNER;
 		process_native(COW_REASON_OWNER);
 		m->next = UINT64_MAX;

@@ -327,7 +327,7 @@ int memory_zero_by_hand(const struct extent *e)
 
 	if (ret < 0)
 		return ret;
-	memset((void *)e->start, 0, len);
+	sys_zero((void *)e->start, len);
 	return (e->prot & rw) == rw ? 0 : sys_mprotect(e->start, len, e->prot);
 }
 
@@ -390,14 +390,13 @@ int memory_zero(struct store *s, uintptr_t start, uintptr_t end)
  * asked what is in memory; with swap that tells nothing (mincore(2)). */
 static void copy_table(uintptr_t to, uintptr_t from, size_t len, int all)
 {
-	static const char zeros[4096];
-	unsigned char present[TABLE_SIZE / sizeof(zeros)];
+	const size_t page = 4096;
+	unsigned char present[TABLE_SIZE / 4096];
 
 	all = all || sys_mincore(from, len, present) < 0;
-	for (size_t at = 0; at < len; at += sizeof(zeros))
-		if ((all || present[at / sizeof(zeros)] & 1) &&
-		    memcmp((void *)(from + at), zeros, sizeof(zeros)))
-			memcpy((void *)(to + at), (void *)(from + at), sizeof(zeros));
+	for (size_t at = 0; at < len; at += page)
+		if ((all || present[at / page] & 1) && !sys_is_zero((void *)(from + at), page))
+			sys_copy((void *)(to + at), (void *)(from + at), page);
 }
 
 void memory_copy_pages(uintptr_t to, uintptr_t from, size_t len)

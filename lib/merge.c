@@ -24,13 +24,6 @@ int merge_is_overlay(const struct extent *e)
 	return e->state == EXTENT_NATIVE && !(e->flags & ~EXTENT_STALE);
 }
 
-static int is_zero(const void *page, size_t len)
-{
-	const char *p = page;
-
-	return !*p && !memcmp(p, p + 1, len - 1);
-}
-
 static int copy_run(void *arg, uintptr_t start, size_t len)
 {
 	const struct merge *m = arg;
@@ -39,8 +32,8 @@ static int copy_run(void *arg, uintptr_t start, size_t len)
 	for (size_t at = 0; at < len; at += step) {
 		const void *page = (const void *)(start + at);
 
-		if (!m->sparse || !is_zero(page, step))
-			memcpy((void *)(start + at - m->from + m->to), page, step);
+		if (!m->sparse || !sys_is_zero(page, step))
+			sys_copy((void *)(start + at - m->from + m->to), page, step);
 	}
 	return 0;
 }

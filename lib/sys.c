@@ -227,6 +227,53 @@ int sys_userfaultfd(int flags)
 	return (int)CALL(SYS_userfaultfd, flags);
 }
 
+#if defined(__x86_64__)
+void sys_copy(void *to, const void *from, size_t len)
+{
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(len) : : "memory");
+}
+
+void sys_zero(void *at, size_t len)
+{
+	__asm__ volatile("rep stosb" : "+D"(at), "+c"(len) : "a"(0) : "memory");
+}
+#else
+/* The barriers keep the compiler from making calls of it. */
+void sys_copy(void *to, const void *from, size_t len)
+{
+	uint64_t *t = to;
+	const uint64_t *f = from;
+
+	for (size_t i = 0; i < len / sizeof(*t); i += 4) {
+		t[i] = f[i];
+		t[i + 1] = f[i + 1];
+		t[i + 2] = f[i + 2];
+		t[i + 3] = f[i + 3];
+		__asm__ volatile("" : : : "memory");
+	}
+}
+
+void sys_zero(void *at, size_t len)
+{
+	uint64_t *t = at;
+
+	for (size_t i = 0; i < len / sizeof(*t); i++) {
+		t[i] = 0;
+		__asm__ volatile("" : : : "memory");
+	}
+}
+#endif
+
+int sys_is_zero(const void *at, size_t len)
+{
+	const uint64_t *p = at;
+
+	for (size_t i = 0; i < len / sizeof(*p); i += 4)
+		if (p[i] | p[i + 1] | p[i + 2] | p[i + 3])
+			return 0;
+	return 1;
+}
+
 int sys_peek(void *to, const void *from, size_t len)
 {
 	struct iovec local = { to, len }, remote = { (void *)(uintptr_t)from, len };

@@ -52,6 +52,13 @@ int sys_ioctl(int fd, unsigned long request, void *arg);
 int sys_userfaultfd(int flags);
 
 
+/* memcpy(3), memset(3) and a comparison with zeros for memory of the program's, whole
+ * pages of it. Not the C library's names, under which a sanitizer looks whether the
+ * program may touch that. */
+void sys_copy(void *to, const void *from, size_t len);
+void sys_zero(void *at, size_t len);
+int sys_is_zero(const void *at, size_t len);
+
 /* Copy what a caller points at, or -EFAULT where it points at nothing. */
 int sys_peek(void *to, const void *from, size_t len);
 
