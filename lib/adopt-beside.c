@@ -4,10 +4,10 @@
  *
  * While a table is lifted nobody may unmap or replace what is there: calls through this
  * library wait for its lock. Malloc's own unmapping is seen to by the preload
- * runtime (src/preload-malloc.c), but for arenas other than the first. So those
- * stay native here. So do the tables of threads' control blocks: what the kernel writes
+ * runtime (src/preload-malloc.c), but for arenas other than the first. So those are
+ * never lifted. Nor are the tables of threads' control blocks: what the kernel writes
  * there at a thread's end does not wait (fs/userfaultfd.c, PF_EXITING), and a
- * pthread_join(3) would wait for ever.
+ * pthread_join(3) would wait for ever. All that holds for a refresh too.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -62,73 +62,31 @@ static int is_arena(uintptr_t at)
 	       !(heap[3] % page) && (heap[0] & (ARENA - 1)) < page;
 }
 
-static int unmark_arenas(struct store *s, uintptr_t start, uintptr_t end)
-{
-	int found = 0;
-
-	for (uintptr_t at = start & ~(ARENA - 1); at < end; at += ARENA) {
-		uintptr_t from = at > start ? at : start;
-		uintptr_t to = at + ARENA < end ? at + ARENA : end;
-
-		if (!is_arena(at))
-			continue;
-		found = 1;
-		(void)adopt_unmark(s, from, to);
-	}
-	return found;
-}
-
 /* Stacks of threads that ended are used again. They lie above a guard, and can have
  * become one mapping with what lies above them. */
-static void unmark_stack(struct store *s, uintptr_t start, uintptr_t end)
+static int may_be_stack(uintptr_t start)
 {
 	size_t size = (size_t)8 << 20;
+	struct procfs_map m, guard;
 	pthread_attr_t attr;
-	struct procfs_map m;
 
-	if (procfs_map_at(start - 1, &m) < 0 || m.prot || m.shared || m.ino)
-		return;
+	if (procfs_map_at(start, &m) < 0)
+		return 1;
+	if (procfs_map_at(m.start - 1, &guard) < 0 || guard.prot || guard.shared || guard.ino)
+		return 0;
 	if (pthread_getattr_default_np(&attr) == 0) {
 		(void)pthread_attr_getstacksize(&attr, &size);
 		pthread_attr_destroy(&attr);
 	}
-	(void)adopt_unmark(s, start, size < end - start ? start + size : end);
+	return start < m.start + size - sys_page_size();
 }
 
-static int unmark_block(void *arg, uintptr_t block)
+int adopt_may_lift(const struct extent *e)
 {
-	uintptr_t from = (block - BLOCK) & ~(TABLE_SIZE - 1);
-	uintptr_t to = (block + BLOCK + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
-
-	(void)arg;
-	process_each_own(s) {
-		uintptr_t low = from > s->base ? from : s->base;
-		uintptr_t high = to < s->base + s->size ? to : s->base + s->size;
-
-		if (s->adopted && low < high)
-			(void)adopt_unmark(s, low, high);
-	}
-	return 0;
-}
-
-static int mark(struct adopt *a)
-{
-	int why = adopt_mark(&a->what);
-
-	process_each_own(s) {
-		if (!s->adopted)
-			continue;
-		extents_each(e, &s->extents, s->base, s->base + s->size) {
-			if (!adopt_is_marked(&e))
-				continue;
-			unmark_stack(s, e.start, e.end);
-			if (unmark_arenas(s, e.start, e.end))
-				why = COW_REASON_OWNER;
-		}
-	}
-	if (procfs_threads(unmark_block, NULL) < 0)
-		why = COW_REASON_CALL;
-	return why;
+	for (uintptr_t at = e->start & ~(ARENA - 1); at < e->end; at += ARENA)
+		if (is_arena(at))
+			return -EADDRINUSE;
+	return may_be_stack(e->start) || has_control_block(e->start, e->end) ? -EDOM : 0;
 }
 
 static void unmark_all(void)
@@ -145,7 +103,8 @@ static enum cow_reason reason_of(int error)
 	switch (error) {
 	case -EPERM: return COW_REASON_PINNED;
 	case -ENOMEM: return COW_REASON_MAPS;
-	case -EADDRINUSE: return COW_REASON_KIND;
+	case -EADDRINUSE: return COW_REASON_OWNER;
+	case -EDOM: return COW_REASON_NONE;
 	default: return COW_REASON_CALL;
 	}
 }
@@ -160,37 +119,40 @@ static int release_step(struct store *s, uintptr_t start, size_t len, void *arg)
 	return ret;
 }
 
-/* Some lifts ahead. */
-static void prepare(struct adopt *a, struct store *s, const struct extent *e)
+/* Some lifts ahead, of what is marked as a whole. */
+static void prepare(struct adopt *a, struct store *s, const struct extent *whole)
 {
-	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + MERGE_RUN * TABLE_SIZE;
-	struct extent run = *e;
+	uintptr_t edge = (whole->start & ~(TABLE_SIZE - 1)) + MERGE_RUN * TABLE_SIZE;
+	struct extent run = *whole;
 
-	if (e->start < a->prepared)
+	if (whole->start < a->prepared)
 		return;
-	run.end = e->end < edge ? e->end : edge;
+	run.end = run.end < edge ? run.end : edge;
 	merge_prepare(s, &run);
 	a->prepared = run.end;
 }
 
-static int lift_piece(struct adopt *a, struct lift *l, struct store *s, struct extent *e)
+static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
+		      const struct extent *whole, struct extent *e)
 {
 	store_step *step = a->releases ? release_step : thaw_lift;
 	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + TABLES * TABLE_SIZE;
 	int ret;
 
 	lift_reap();
-	if (!a->releases)
-		prepare(a, s, e);
 	e->end = e->end < edge ? e->end : edge;
 	if (!verify_piece(s, e))
 		return -EEXIST;
-	if (has_control_block(e->start, e->end) ||
-	    (!a->releases && memory_is_locked(e->start, e->end - e->start)))
-		return -EADDRINUSE;
+	ret = s->adopted ? adopt_may_lift(e) : 0;
+	if (ret < 0)
+		return ret;
+	if (!a->releases && memory_is_locked(e->start, e->end - e->start))
+		return -EACCES;
 	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
 	    freeze_reserve(s, 2 + LIFT_MAPS / 2) < 0)
 		return -ENOMEM;
+	if (!a->releases)
+		prepare(a, s, whole);
 	if (e->state == EXTENT_OWNED && freeze_range(s, e->start, e->end - e->start) < 0)
 		return -ENOMEM;
 	spare_lend(&s->spare, LIFT_MAPS);
@@ -230,11 +192,16 @@ static int next_piece(const struct adopt *a, struct store *s, struct extent *ret
 
 static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct extent *e)
 {
-	int ret = lift_piece(a, l, s, e);
+	struct extent whole = *e;
+	int ret = lift_piece(a, l, s, &whole, e);
 
+	if (ret == -EDOM && e->end > (e->start | (TABLE_SIZE - 1)) + 1) {
+		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
+		ret = lift_piece(a, l, s, &whole, e);
+	}
 	if (ret == 0)
 		a->bytes += e->end - e->start;
-	else
+	else if (reason_of(ret))
 		a->why = (int)reason_of(ret);
 	if (ret < 0 && !a->releases)
 		(void)adopt_unmark(s, e->start, e->end);
@@ -247,7 +214,7 @@ static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct 
 static int next(struct adopt *a, struct lift *l)
 {
 	if (!a->releases && !a->marked) {
-		a->why = mark(a);
+		a->why = adopt_mark(&a->what);
 		a->marked = 1;
 		return 1;
 	}

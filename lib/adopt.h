@@ -52,6 +52,10 @@ struct adopt {			/* all zero at its start */
 	uint64_t longest_ns;	/* that a writer may have been held */
 };
 
+/* May what was adopted there, or is about to be, be lifted at all? 0; -EADDRINUSE: it is an
+ * arena's; -EDOM: a stack or a control block. */
+int adopt_may_lift(const struct extent *e);
+
 /* The next tables, by the mover. 1: there may be more; 0: that was all. */
 int adopt_next(struct adopt *a, struct lift *l);
 

@@ -249,14 +249,10 @@ static void finish_adoption(struct run *r)
 	mover_answer(&m->adopt, adopt_error(a->why));
 }
 
-/* Before anything is marked, the heap is told not to shrink by itself. Not under the
- * lock: that takes malloc's. */
 static enum next adopt_some(struct run *r)
 {
 	int ret;
 
-	if (!r->tamed)
-		return NEXT_TAME;
 	if (!r->adopting)
 		begin_adoption(r);
 	ret = adopt_next(&r->adopt, r->lift);
@@ -276,6 +272,16 @@ static int anything_left(void)
 	return 0;
 }
 
+/* Before that, the heap is told not to shrink by itself. Not under the lock: it takes
+ * malloc's. */
+static int may_lift_adopted(void)
+{
+	process_each_own(s)
+		if (s->adopted)
+			return 1;
+	return has_adoption();
+}
+
 static enum next step(struct run *r)
 {
 	enum next next;
@@ -283,6 +289,8 @@ static enum next step(struct run *r)
 	r->work = atomic_load(&self()->work);
 	if (self()->stop)
 		return NEXT_END;
+	if (!r->tamed && may_lift_adopted())
+		return NEXT_TAME;
 	if (r->thawing)
 		return thaw_some(r);
 	if (r->adopting || has_adoption())

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "adopt.h"
 #include "freeze.h"
 #include "memory.h"
 #include "merge.h"
@@ -244,7 +245,7 @@ static int thaw_reservation(struct store *s, const struct extent *e)
 }
 
 /* The owner of adopted memory changes it unseen. Where this process has no pages of its
- * own, a lift would change nothing. */
+ * own, a lift would change nothing; or it may not be lifted beside threads. */
 static int is_as_thawed(struct store *s, struct extent *e)
 {
 	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + LIFT_TABLES * TABLE_SIZE;
@@ -253,7 +254,8 @@ static int is_as_thawed(struct store *s, struct extent *e)
 	if (verify_range(s, e->start, e->end) < 0)
 		return 0;
 	*e = extents_piece(&s->extents, e->start, e->end);
-	return !can_thaw(e) || (e->state == EXTENT_FROZEN && !merge_has_pages(e));
+	return !can_thaw(e) || (e->state == EXTENT_FROZEN && !merge_has_pages(e)) ||
+	       !process.malloc_tamed || adopt_may_lift(e) < 0;
 }
 
 /* 0; 1: there was nothing to do; -errno. */
