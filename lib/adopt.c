@@ -283,6 +283,20 @@ int adopt_release(const struct adopt_what *what)
 	return result;
 }
 
+void adopt_give_back(uintptr_t start, uintptr_t end)
+{
+	uintptr_t from;
+	struct store *s;
+
+	while ((s = process_next_window(&start, end, &from))) {
+		if (!s->adopted || verify_range(s, from, start) < 0)
+			continue;
+		extents_each(e, &s->extents, from, start)
+			if (memory_is_ours(s, &e) && store_have_room(s))
+				(void)memory_make_anonymous(s, &e);
+	}
+}
+
 /* --- public ------------------------------------------------------------- */
 
 int adopt_error(int why)

@@ -34,6 +34,10 @@ int adopt_alone(const struct adopt_what *what);
  * adopted alone. 0 or -errno. */
 int adopt_release(const struct adopt_what *what);
 
+/* The same for adopted memory of this process's ancestors too, at any time: its owner is
+ * about to move it and nobody else touches it. */
+void adopt_give_back(uintptr_t start, uintptr_t end);
+
 /* What cow_adopt() returns for a reason. */
 int adopt_error(int why);
 

@@ -18,9 +18,11 @@
 #include <sys/single_threaded.h>
 #include <unistd.h>
 
+#include "adopt.h"
 #include "cowfork.h"
 #include "preload.h"
 #include "process.h"
+#include "sys.h"
 
 #define IS_MMAPPED ((size_t)2)	/* in the word before a block (malloc/malloc.c) */
 
@@ -46,15 +48,19 @@ void preload_bind_malloc(void)
 			       (uintptr_t)libc_free == (uintptr_t)atomic_load(&real_free);
 }
 
-static int unmaps(const void *p)
+static size_t size_of(const void *p)
 {
-	return p && process.malloc_tamed && !__libc_single_threaded &&
-	       ((const size_t *)p)[-1] & IS_MMAPPED;
+	return ((const size_t *)p)[-1];
+}
+
+static int is_mapping(const void *p)
+{
+	return p && process.malloc_tamed && size_of(p) & IS_MMAPPED;
 }
 
 INTERPOSED void free(void *p)
 {
-	int lock = unmaps(p);
+	int lock = is_mapping(p) && !__libc_single_threaded;
 
 	if (!atomic_load(&real_free))
 		preload_bind_malloc();
@@ -67,17 +73,31 @@ INTERPOSED void free(void *p)
 		process_unlock();
 }
 
+/* A block that grows is moved by a bare mremap(2): out of its window it would be the
+ * store's bytes that nobody looks after. So it is plain memory before. */
+static void prepare_to_grow(void *p, size_t size)
+{
+	uintptr_t start = (uintptr_t)p & ~(sys_page_size() - 1);
+	size_t len = size_of(p) & ~(size_t)7;
+
+	if (size > len - 2 * sizeof(size_t))
+		adopt_give_back(start, start + len);
+}
+
 INTERPOSED void *realloc(void *p, size_t size)
 {
-	int lock = unmaps(p);
+	int lock = is_mapping(p) &&
+		   (!__libc_single_threaded || process_store_at((uintptr_t)p, 1));
 	void *ret;
 
 	if (!atomic_load(&real_realloc))
 		preload_bind_malloc();
 	if (!atomic_load(&real_realloc))
 		return NULL;
-	if (lock)
+	if (lock) {
 		process_lock();
+		prepare_to_grow(p, size);
+	}
 	ret = atomic_load(&real_realloc)(p, size);
 	if (lock)
 		process_unlock();
