@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -21,6 +20,7 @@
 #include "process.h"
 #include "procfs.h"
 #include "sys.h"
+#include "thaw.h"
 #include "verify.h"
 
 #define ROOM_MIN ((size_t)64 << 20)	/* behind a range, for what may grow there */
@@ -125,39 +125,6 @@ static int unmark_pinned(void)
 
 /* --- take in ------------------------------------------------------------ */
 
-/* The store over what was copied. Must not leave a hole where memory was: if the kernel
- * unmapped it and had no memory for the new mapping, that is tried again. */
-static int cover(struct store *s, const struct extent *e)
-{
-	size_t len = e->end - e->start;
-	unsigned char vec;
-	int ret;
-
-	while ((ret = store_cover(s, e->start, len)) < 0 &&
-	       sys_mincore(e->start, sys_page_size(), &vec) == -ENOMEM)
-		sched_yield();
-	sys_mprotect(store_alias(s, e->start), len, PROT_NONE);
-	return ret;
-}
-
-static int take_in(struct store *s, const struct extent *e)
-{
-	size_t len = e->end - e->start;
-	int ret = store_have_room(s) && store_may_move(s, len) ? 0 : -ENOMEM;
-
-	if (ret == 0) {
-		merge_prepare(s, e);
-		ret = merge_piece(s, e, e->start);
-	}
-	if (ret == 0)
-		ret = cover(s, e);
-	if (ret < 0)
-		(void)store_punch(s, e->start, len);
-	else
-		extents_set(&s->extents, e->start, e->end, EXTENT_FROZEN, e->prot, 0);
-	return ret;
-}
-
 /* Some tables at a time, so that little of it is held twice. */
 static int take_in_store(struct store *s, uint64_t *bytes)
 {
@@ -168,7 +135,11 @@ static int take_in_store(struct store *s, uint64_t *bytes)
 		if (!adopt_is_marked(&e))
 			continue;
 		e.end = e.end < edge ? e.end : edge;
-		ret = take_in(s, &e);
+		ret = store_may_move(s, e.end - e.start) ? 0 : -ENOMEM;
+		if (ret == 0) {
+			merge_prepare(s, &e);
+			ret = thaw_take_in(s, &e);
+		}
 		if (ret < 0)
 			return ret;
 		*bytes += e.end - e.start;

@@ -11,6 +11,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -102,45 +103,50 @@ static int unpark_step(struct store *s, uintptr_t start, size_t len, void *arg)
 	return ret;
 }
 
+/* The store over what was copied. Adopted memory must not become a hole: if the kernel
+ * unmapped it and had no memory for the new mapping, that is tried again. */
+static int lay(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	unsigned char vec;
+	int ret;
+
+	if (!s->adopted)
+		return store_renew(s, e->start, len, e->prot);
+	while ((ret = store_cover(s, e->start, len)) < 0 &&
+	       sys_mincore(e->start, sys_page_size(), &vec) == -ENOMEM)
+		sched_yield();
+	return ret;
+}
+
+int thaw_take_in(struct store *s, const struct extent *e)
+{
+	size_t len = e->end - e->start;
+	int ret = store_have_room(s) ? merge_piece(s, e, e->start) : -ENOMEM;
+
+	if (ret == 0)
+		ret = lay(s, e);
+	if (s->adopted)
+		sys_mprotect(store_alias(s, e->start), len, PROT_NONE);
+	if (ret < 0 && merge_is_overlay(e))	/* must not show later */
+		(void)store_punch(s, e->start, len);
+	if (ret == 0)
+		extents_set(&s->extents, e->start, e->end,
+			    s->adopted ? EXTENT_FROZEN : EXTENT_OWNED, e->prot, 0);
+	return ret;
+}
+
 /* Some tables at a time, so that little of it is held twice. */
 static int take_in(struct store *s, const struct extent *e)
 {
 	extents_each(p, &s->extents, e->start, e->end) {
-		int ret = store_have_room(s) ? 0 : -ENOMEM;
+		int ret;
 
 		if (p.end - p.start > TAKE_IN)
 			p.end = p.start + TAKE_IN;
-		if (ret == 0)
-			ret = merge_piece(s, &p, p.start);
-		if (ret == 0)
-			ret = store_renew(s, p.start, p.end - p.start, p.prot);
-		if (ret < 0) {	/* what was copied must not show later */
-			(void)store_punch(s, p.start, p.end - p.start);
-			return ret;
-		}
-		extents_set(&s->extents, p.start, p.end, EXTENT_OWNED, p.prot, 0);
-	}
-	return 0;
-}
-
-/* What was adopted: the store over it anew, and private again. */
-static int settle(struct store *s, const struct extent *e)
-{
-	extents_each(p, &s->extents, e->start, e->end) {
-		int ret = store_have_room(s) ? 0 : -ENOMEM;
-
-		if (p.end - p.start > TAKE_IN)
-			p.end = p.start + TAKE_IN;
-		if (ret == 0)
-			ret = merge_piece(s, &p, p.start);
-		if (ret == 0)
-			ret = store_cover(s, p.start, p.end - p.start);
-		if (ret < 0 && merge_is_overlay(&p))
-			(void)store_punch(s, p.start, p.end - p.start);
-		sys_mprotect(store_alias(s, p.start), p.end - p.start, PROT_NONE);
+		ret = thaw_take_in(s, &p);
 		if (ret < 0)
 			return ret;
-		extents_set(&s->extents, p.start, p.end, EXTENT_FROZEN, p.prot, 0);
 	}
 	return 0;
 }
@@ -156,10 +162,8 @@ static int thaw_part(struct store *s, uintptr_t start, uintptr_t end,
 		return 0;
 	part.start = start;
 	part.end = end;
-	if (s->adopted)
-		return settle(s, &part) == 0;
-	s->owns = 1;
-	if (merge_is_overlay(e))
+	s->owns |= !s->adopted;
+	if (s->adopted || merge_is_overlay(e))
 		return take_in(s, &part) == 0;
 	return merge_piece(s, &part, start) == 0 &&
 	       store_by_halves(unpark_step, s, start, len, NULL) == 0;

@@ -40,6 +40,10 @@ struct thaw {
 	uint64_t longest_ns;	/* that a writer may have been held */
 };
 
+/* Merge a piece into the store, alone in the address space: an overlay, or FROZEN memory
+ * that was adopted. It is OWNED then, adopted memory FROZEN. 0 or -errno. */
+int thaw_take_in(struct store *s, const struct extent *e);
+
 /* A step: lift [start, start + len), in one extent; arg: the struct lift. What was born
  * in the store is OWNED then, what was adopted FROZEN. */
 int thaw_lift(struct store *s, uintptr_t start, size_t len, void *arg);
