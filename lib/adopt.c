@@ -65,6 +65,9 @@ static void keep_apart(struct store *s, const void *what)
 	(void)adopt_unmark(s, from, to);
 }
 
+/* The library's variables lie in two places, where it is part of a program. */
+static char in_bss;
+
 static int mark(const struct candidate *c)
 {
 	size_t len = c->end - c->start, room;
@@ -87,6 +90,7 @@ static int mark(const struct candidate *c)
 	keep_apart(s, __builtin_frame_address(0));
 	keep_apart(s, (void *)pthread_self());
 	keep_apart(s, &process);
+	keep_apart(s, &in_bss);
 	return COW_REASON_NONE;
 }
 

@@ -4,11 +4,15 @@
  * core files (the library's own memory is), no huge pages of hugetlbfs, of no
  * userfaultfd.
  *
+ * Nor the first of what lies behind libc's data (its .bss): who moves a table beside
+ * threads may read that meanwhile (memcpy(3) asks it how).
+ *
  * A window is cut out, but where memory grew next to what was adopted and room was
  * left for that: there its offsets are fresh.
  *
  * SPDX-License-Identifier: MIT
  */
+#include <gnu/libc-version.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -18,6 +22,7 @@
 #include "sys.h"
 
 #define JOIN_SIZE ((size_t)256 << 10)	/* next to adopted memory */
+#define LIBC_SIZE ((size_t)1 << 20)	/* of its .bss, and more */
 
 struct search {
 	struct candidates *found;
@@ -25,6 +30,7 @@ struct search {
 	size_t min;
 	uint64_t sparse;	/* mappings above this are address space, not memory */
 	int64_t mapped;
+	struct procfs_map libc;	/* its last mapping so far */
 };
 
 static int is_memory(const struct procfs_map *m)
@@ -91,11 +97,25 @@ static void put_parts(struct search *f, uintptr_t start, uintptr_t end, uint64_t
 	}
 }
 
+/* How much of a mapping, from its start on, is libc's. */
+static size_t libc_part(struct search *f, const struct procfs_map *m)
+{
+	uintptr_t here = (uintptr_t)gnu_get_libc_version();
+
+	if ((m->start <= here && here < m->end) ||
+	    (m->ino && m->ino == f->libc.ino && m->dev == f->libc.dev))
+		f->libc = *m;
+	if (!is_memory(m) || !f->libc.end || f->libc.end != m->start)
+		return 0;
+	return m->end - m->start < LIBC_SIZE ? m->end - m->start : LIBC_SIZE;
+}
+
 static int look(void *arg, const struct procfs_smap *m)
 {
 	struct search *f = arg;
+	uintptr_t from = m->map.start + libc_part(f, &m->map);
 	struct candidate *last = f->found->count ? &f->found->at[f->found->count - 1] : NULL;
-	uintptr_t start = m->map.start > f->from ? m->map.start : f->from;
+	uintptr_t start = from > f->from ? from : f->from;
 	uintptr_t end = m->map.end < f->to ? m->map.end : f->to;
 
 	if (last && last->limit == UINTPTR_MAX)
@@ -108,7 +128,8 @@ static int look(void *arg, const struct procfs_smap *m)
 
 int candidates_find(struct candidates *c, uintptr_t from, uintptr_t to, size_t min)
 {
-	struct search f = { c, from, to, min, sys_ram_and_swap() * 4, 0 };
+	struct search f = { .found = c, .from = from, .to = to, .min = min,
+			    .sparse = sys_ram_and_swap() * 4 };
 
 	c->count = 0;
 	return procfs_smaps(look, &f);
@@ -128,7 +149,7 @@ static int add_up(void *arg, const struct procfs_map *m)
 
 int64_t candidates_mapped(size_t min)
 {
-	struct search f = { NULL, 0, UINTPTR_MAX, min, sys_ram_and_swap() * 4, 0 };
+	struct search f = { .min = min, .sparse = sys_ram_and_swap() * 4 };
 	int ret = procfs_maps(add_up, &f);
 
 	return ret < 0 ? ret : f.mapped;
