@@ -267,7 +267,8 @@ void adopt_give_back(uintptr_t start, uintptr_t end)
 		if (!s->adopted || verify_range(s, from, start) < 0)
 			continue;
 		extents_each(e, &s->extents, from, start)
-			if (memory_is_ours(s, &e) && store_have_room(s))
+			if ((memory_is_ours(s, &e) || e.flags & EXTENT_PINNED) &&
+			    store_have_room(s))
 				(void)memory_make_anonymous(s, &e);
 	}
 }

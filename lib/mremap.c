@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "adopt.h"
 #include "call.h"
 #include "compat.h"
 #include "freeze.h"
@@ -57,7 +58,7 @@ static int grow_in_place(const struct move *m)
 	size_t more = m->new_len - m->old_len;
 	struct extent next;
 
-	if (!store_reserves(s) || m->source.state != EXTENT_OWNED || process_forking() ||
+	if (s->inherited || m->source.state != EXTENT_OWNED || process_forking() ||
 	    end + more < end || end + more > s->base + s->size)
 		return -ENOMEM;
 	next = extents_piece(&s->extents, end, s->base + s->size);
@@ -437,13 +438,13 @@ static int is_foreign(const struct move *m)
 
 	if (!m->s)
 		return 1;
-	if (store_reserves(m->s) && (m->old_len || start < m->s->base))
+	if (!m->s->inherited && (m->old_len || start < m->s->base))
 		return 0;
 	start = start < m->s->base ? m->s->base : start;
 	end = end < m->s->base + m->s->size ? end : m->s->base + m->s->size;
 	extents_each(e, &m->s->extents, start, end)
 		if ((e.state != EXTENT_NATIVE || e.flags & EXTENT_PINNED) &&
-		    !(e.state == EXTENT_FREE && !store_reserves(m->s)))
+		    !(e.state == EXTENT_FREE && m->s->inherited))
 			return 0;
 	return 1;
 }
@@ -471,6 +472,24 @@ static long remap_foreign(const struct move *m, int into_window)
 	if (sys_failed(ret) && m->old_len)	/* back again */
 		sys_mremap((uintptr_t)at, lesser(m), lesser(m), ONTO, m->addr);
 	return ret;
+}
+
+/* --- adopted memory ----------------------------------------------------- */
+
+/* The kernel moves it, as the plain memory that it was: out of its window it would show
+ * the store and be looked after by nobody. What is FREE there is the kernel's anyway. */
+static long remap_adopted(struct move *m, int into_window)
+{
+	uintptr_t end = m->addr + m->old_len, at = m->addr, from;
+	struct store *s;
+
+	while ((s = process_next_window(&at, end, &from)))
+		if (!s->adopted)	/* not one mapping */
+			return -EFAULT;
+	if (check(m) == 0 && (m->new_len > m->old_len || m->flags & MREMAP_FIXED ||
+			      m->flags & MREMAP_DONTUNMAP))
+		adopt_give_back(m->addr, end);
+	return remap_foreign(m, into_window);
 }
 
 /* --- public ------------------------------------------------------------- */
@@ -503,11 +522,13 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 		return call_address(sys_mremap(m.addr, old_len, new_len, flags,
 					       (uintptr_t)new_addr));
 	process_lock();
-	if (m.s && m.s->adopted)
-		(void)verify_store(m.s);
 	if (target && target->adopted)
 		(void)verify_store(target);
-	ret = is_foreign(&m) ? remap_foreign(&m, target != NULL) : remap_from_window(&m);
+	if (m.s && m.s->adopted)
+		ret = remap_adopted(&m, target != NULL);
+	else
+		ret = is_foreign(&m) ? remap_foreign(&m, target != NULL)
+				     : remap_from_window(&m);
 	if (!sys_failed(ret))
 		tell_regions(&m, (uintptr_t)ret);
 	process_unlock();
