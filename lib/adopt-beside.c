@@ -17,6 +17,7 @@
 
 #include "adopt.h"
 #include "freeze.h"
+#include "gate.h"
 #include "huge.h"
 #include "memory.h"
 #include "merge.h"
@@ -141,8 +142,6 @@ static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 
 	lift_reap();
 	e->end = e->end < edge ? e->end : edge;
-	if (!verify_piece(s, e))
-		return -EEXIST;
 	ret = s->adopted ? adopt_may_lift(e) : 0;
 	if (ret < 0)
 		return ret;
@@ -156,7 +155,10 @@ static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 	if (e->state == EXTENT_OWNED && freeze_range(s, e->start, e->end - e->start) < 0)
 		return -ENOMEM;
 	spare_lend(&s->spare, LIFT_MAPS);
-	ret = store_by_halves(step, s, e->start, e->end - e->start, l);
+	gate_close();
+	ret = verify_piece(s, e) ? store_by_halves(step, s, e->start, e->end - e->start, l)
+				 : -EEXIST;
+	gate_open();
 	if (ret < 0 && !a->releases)
 		extents_each(left, &s->extents, e->start, e->end)
 			if (adopt_is_marked(&left))

@@ -233,7 +233,7 @@ int cow_madvise(void *addr, size_t len, int advice)
 	const struct call call = { sys_madvise, managed_madvise, advice, 1 };
 	uintptr_t start = (uintptr_t)addr;
 
-	if (!call_is_managed(start, sys_whole_pages(len)))
-		return call_result(sys_madvise(start, len, advice));
+	if (!call_in_window(start, sys_whole_pages(len)))
+		return call_natively(sys_madvise, start, len, advice);
 	return call_over_range(&call, start, sys_whole_pages(len));
 }

@@ -10,6 +10,7 @@
 
 #include "call.h"
 #include "freeze.h"
+#include "gate.h"
 #include "memory.h"
 #include "options.h"
 #include "process.h"
@@ -43,11 +44,18 @@ int call_in_window(uintptr_t start, size_t len)
 	return call_is_proper(start, len) && process_store_at(start, len);
 }
 
-int call_is_managed(uintptr_t start, size_t len)
+int call_natively(int (*native)(uintptr_t start, size_t len, int value), uintptr_t start,
+		  size_t len, int value)
 {
-	return call_is_proper(start, len) &&
-	       (process_store_at(start, len) ||
-		(!__libc_single_threaded && options.adopt != COW_ADOPT_NEVER));
+	uint64_t signals;
+	int ret;
+
+	if (__libc_single_threaded || options.adopt == COW_ADOPT_NEVER)
+		return call_result(native(start, len, value));
+	gate_enter(&signals);
+	ret = native(start, len, value);
+	gate_leave(&signals);
+	return call_result(ret);
 }
 
 static int over_range(const struct call *call, uintptr_t start, size_t len)
@@ -94,6 +102,12 @@ int call_over_range(const struct call *call, uintptr_t start, size_t len)
 
 /* --- munmap ------------------------------------------------------------- */
 
+static int bare_munmap(uintptr_t start, size_t len, int value)
+{
+	(void)value;
+	return sys_munmap(start, len);
+}
+
 static int native_munmap(uintptr_t start, size_t len, int value)
 {
 	int ret = sys_munmap(start, len);
@@ -120,9 +134,10 @@ int cow_munmap(void *addr, size_t len)
 	uintptr_t start = (uintptr_t)addr;
 	size_t size = sys_whole_pages(len);
 
-	if (!call_is_proper(start, size) ||
-	    (!call_is_managed(start, size) && !region_near(start, start + size)))
+	if (!call_is_proper(start, size))
 		return call_result(sys_munmap(start, len));
+	if (!process_store_at(start, size) && !region_near(start, start + size))
+		return call_natively(bare_munmap, start, len, 0);
 	return call_over_range(&call, start, size);
 }
 
@@ -164,7 +179,7 @@ int cow_mprotect(void *addr, size_t len, int prot)
 	const struct call call = { sys_mprotect, managed_mprotect, prot, 0 };
 	uintptr_t start = (uintptr_t)addr;
 
-	if (!call_is_managed(start, sys_whole_pages(len)))
-		return call_result(sys_mprotect(start, len, prot));
+	if (!call_in_window(start, sys_whole_pages(len)))
+		return call_natively(sys_mprotect, start, len, prot);
 	return call_over_range(&call, start, sys_whole_pages(len));
 }

@@ -23,9 +23,10 @@ int call_is_proper(uintptr_t start, size_t len);
 /* Is it proper, and does a window hold part of it? Takes no lock. */
 int call_in_window(uintptr_t start, size_t len);
 
-/* Is it proper, and is it to be made under the lock: a window holds part of it, or the
- * mover may adopt that memory just now? Takes no lock. */
-int call_is_managed(uintptr_t start, size_t len);
+/* The call outside of windows. The mover may be about to adopt what it is about, so
+ * beside threads it passes the gate. The POSIX result. */
+int call_natively(int (*native)(uintptr_t start, size_t len, int value), uintptr_t start,
+		  size_t len, int value);
 
 struct call {
 	int (*native)(uintptr_t start, size_t len, int value);

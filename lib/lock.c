@@ -38,8 +38,8 @@ int cow_mlock2(const void *addr, size_t len, unsigned flags)
 	size_t rounded = sys_whole_pages(len + ((uintptr_t)addr - start));
 	int ret;
 
-	if (flags & ~(unsigned)MLOCK_ONFAULT || !call_is_managed(start, rounded))
-		return call_result(sys_mlock2((uintptr_t)addr, len, flags));
+	if (flags & ~(unsigned)MLOCK_ONFAULT || !call_in_window(start, rounded))
+		return call_natively(native_mlock, (uintptr_t)addr, len, (int)flags);
 	ret = sys_mlock2(0, 0, flags);	/* may it lock anything? */
 	return ret < 0 ? call_result(ret) : call_over_range(&call, start, rounded);
 }

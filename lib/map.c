@@ -9,9 +9,11 @@
  */
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/single_threaded.h>
 
 #include "call.h"
 #include "compat.h"
+#include "gate.h"
 #include "memory.h"
 #include "options.h"
 #include "process.h"
@@ -33,6 +35,20 @@ struct request {
 static long map_natively(const struct request *r)
 {
 	return sys_mmap(r->start, r->len, r->prot, r->flags, r->fd, r->off);
+}
+
+/* The mover may be about to adopt what is there. */
+static long map_replacing(const struct request *r)
+{
+	uint64_t signals;
+	long ret;
+
+	if (__libc_single_threaded || options.adopt == COW_ADOPT_NEVER)
+		return map_natively(r);
+	gate_enter(&signals);
+	ret = map_natively(r);
+	gate_leave(&signals);
+	return ret;
 }
 
 /* --- what belongs in the store ------------------------------------------ */
@@ -139,8 +155,6 @@ static long map_over(struct request *r)
 	struct store *s = process_store_at(r->start, r->size);
 	long ret;
 
-	if (!s)		/* under the lock, beside a mover */
-		return map_natively(r);
 	if (!store_have_room(s))
 		return -ENOMEM;
 	verify_windows(r);
@@ -243,8 +257,8 @@ static long map(struct request *r)
 	uintptr_t at;
 
 	if (r->flags & FIXED)
-		return call_is_managed(r->start, r->size) ? map_fixed(r)
-							  : map_natively(r);
+		return call_in_window(r->start, r->size) ? map_fixed(r)
+							 : map_replacing(r);
 	if (r->start)
 		return map_near(r);
 	if (r->size < smallest())	/* before belongs(), which asks the kernel */

@@ -11,12 +11,15 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/single_threaded.h>
 
 #include "adopt.h"
 #include "call.h"
 #include "compat.h"
 #include "freeze.h"
+#include "gate.h"
 #include "memory.h"
+#include "options.h"
 #include "process.h"
 #include "region.h"
 #include "sys.h"
@@ -492,6 +495,21 @@ static long remap_adopted(struct move *m, int into_window)
 	return remap_foreign(m, into_window);
 }
 
+/* The mover may be about to adopt what is there. */
+static long remap_natively(uintptr_t addr, size_t old_len, size_t new_len, int flags,
+			   uintptr_t new_addr)
+{
+	uint64_t signals;
+	long ret;
+
+	if (__libc_single_threaded || options.adopt == COW_ADOPT_NEVER)
+		return sys_mremap(addr, old_len, new_len, flags, new_addr);
+	gate_enter(&signals);
+	ret = sys_mremap(addr, old_len, new_len, flags, new_addr);
+	gate_leave(&signals);
+	return ret;
+}
+
 /* --- public ------------------------------------------------------------- */
 
 static void tell_regions(const struct move *m, uintptr_t now)
@@ -517,10 +535,9 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 	m.new_addr = fixed ? (uintptr_t)new_addr : 0;
 	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
-	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len) &&
-	    !call_is_managed(m.addr, m.old_len))
-		return call_address(sys_mremap(m.addr, old_len, new_len, flags,
-					       (uintptr_t)new_addr));
+	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len))
+		return call_address(remap_natively(m.addr, old_len, new_len, flags,
+						   (uintptr_t)new_addr));
 	process_lock();
 	if (target && target->adopted)
 		(void)verify_store(target);

@@ -22,6 +22,7 @@
 
 #include "adopt-when.h"
 #include "cowfork.h"
+#include "gate.h"
 #include "mover.h"
 #include "store.h"
 
@@ -51,6 +52,7 @@ struct life {
 		int looked;		/* an exec'd program inherits a count */
 	} meter;
 	struct adopt_meter adopt;
+	struct gate gate;
 	enum made made;			/* the fork under way */
 	int frozen_ahead;		/* cow_prepare() did its freeze */
 	int flat;			/* its page tables were parked just now */

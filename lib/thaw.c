@@ -17,6 +17,7 @@
 
 #include "adopt.h"
 #include "freeze.h"
+#include "gate.h"
 #include "memory.h"
 #include "merge.h"
 #include "process.h"
@@ -262,6 +263,20 @@ static int is_as_thawed(struct store *s, struct extent *e)
 	       !process.malloc_tamed || adopt_may_lift(e) < 0;
 }
 
+/* Adopted memory may be unmapped at any other time. */
+static int lift_gated(struct lift *l, struct store *s, struct extent *e)
+{
+	int ret = -EEXIST;
+
+	if (!s->adopted)
+		return store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
+	gate_close();
+	if (verify_piece(s, e))
+		ret = store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
+	gate_open();
+	return ret;
+}
+
 /* 0; 1: there was nothing to do; -errno. */
 static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 {
@@ -274,7 +289,7 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 		return 1;
 	if (merge_is_overlay(e) && memory_is_locked(e->start, e->end - e->start))
 		return -EACCES;
-	if (!verify_piece(s, e))
+	if (!s->adopted && !verify_piece(s, e))
 		return -EEXIST;
 	if (!e->prot && e->end - e->start > RESERVATION)
 		e->end = e->start + RESERVATION;
@@ -287,7 +302,7 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 	if (nobody)
 		return thaw_reservation(s, e);
 	spare_lend(&s->spare, LIFT_MAPS);
-	ret = store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
+	ret = lift_gated(l, s, e);
 	if (freeze_reserve(s, 0) == 0)
 		return ret;
 	/* somebody took the maps: frozen memory needs none */

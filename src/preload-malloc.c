@@ -1,7 +1,7 @@
 /*
  * What malloc gives back by system calls of its own. While the mover moves a table,
- * nobody may unmap what is there; so calls that can unmap memory of glibc's malloc wait
- * for the library's lock: of free() and realloc() those on blocks with a mapping of
+ * nobody may unmap what is there; so calls that can unmap memory of glibc's malloc pass
+ * the gate (lib/gate.h): of free() and realloc() those on blocks with a mapping of
  * their own, malloc_trim(), brk() and sbrk(). That the heap shrinks inside of free()
  * the mover ends by M_TRIM_THRESHOLD (mallopt(3)) before it begins; arenas other than
  * the first it leaves alone. Programs with one thread need nothing of this.
@@ -20,6 +20,7 @@
 
 #include "adopt.h"
 #include "cowfork.h"
+#include "gate.h"
 #include "preload.h"
 #include "process.h"
 #include "sys.h"
@@ -58,78 +59,86 @@ static int is_mapping(const void *p)
 	return p && process.malloc_tamed && size_of(p) & IS_MMAPPED;
 }
 
-INTERPOSED void free(void *p)
-{
-	int lock = is_mapping(p) && !__libc_single_threaded;
-
-	if (!atomic_load(&real_free))
-		preload_bind_malloc();
-	if (!atomic_load(&real_free))	/* dlsym(3) itself frees: it is little */
-		return;
-	if (lock)
-		process_lock();
-	atomic_load(&real_free)(p);
-	if (lock)
-		process_unlock();
-}
-
 /* A block that grows is moved by a bare mremap(2): out of its window it would be the
- * store's bytes that nobody looks after. So it is plain memory before. */
+ * store's bytes that nobody looks after. So it is plain memory before, unless a fork is
+ * under way: who is here may hold a lock of stdio's that the fork waits for. */
 static void prepare_to_grow(void *p, size_t size)
 {
 	uintptr_t start = (uintptr_t)p & ~(sys_page_size() - 1);
 	size_t len = size_of(p) & ~(size_t)7;
 
-	if (size > len - 2 * sizeof(size_t))
-		adopt_give_back(start, start + len);
+	if (size <= len - 2 * sizeof(size_t) || !process_store_at(start, len) ||
+	    !process_lock_unless_forking())
+		return;
+	adopt_give_back(start, start + len);
+	process_unlock();
+}
+
+INTERPOSED void free(void *p)
+{
+	int gate = is_mapping(p) && !__libc_single_threaded;
+	uint64_t signals;
+
+	if (!atomic_load(&real_free))
+		preload_bind_malloc();
+	if (!atomic_load(&real_free))	/* dlsym(3) itself frees: it is little */
+		return;
+	if (gate)
+		gate_enter(&signals);
+	atomic_load(&real_free)(p);
+	if (gate)
+		gate_leave(&signals);
 }
 
 INTERPOSED void *realloc(void *p, size_t size)
 {
-	int lock = is_mapping(p) &&
-		   (!__libc_single_threaded || process_store_at((uintptr_t)p, 1));
+	int is = is_mapping(p), gate = is && !__libc_single_threaded;
+	uint64_t signals;
 	void *ret;
 
 	if (!atomic_load(&real_realloc))
 		preload_bind_malloc();
 	if (!atomic_load(&real_realloc))
 		return NULL;
-	if (lock) {
-		process_lock();
+	if (is)
 		prepare_to_grow(p, size);
-	}
+	if (gate)
+		gate_enter(&signals);
 	ret = atomic_load(&real_realloc)(p, size);
-	if (lock)
-		process_unlock();
+	if (gate)
+		gate_leave(&signals);
 	return ret;
 }
 
 INTERPOSED int malloc_trim(size_t pad)
 {
+	uint64_t signals;
 	int ret;
 
-	process_lock();
+	gate_enter(&signals);
 	ret = preload_real()->trim(pad);
-	process_unlock();
+	gate_leave(&signals);
 	return ret;
 }
 
 INTERPOSED int brk(void *end)
 {
+	uint64_t signals;
 	int ret;
 
-	process_lock();
+	gate_enter(&signals);
 	ret = preload_real()->brk(end);
-	process_unlock();
+	gate_leave(&signals);
 	return ret;
 }
 
 INTERPOSED void *sbrk(intptr_t increment)
 {
+	uint64_t signals;
 	void *ret;
 
-	process_lock();
+	gate_enter(&signals);
 	ret = preload_real()->sbrk(increment);
-	process_unlock();
+	gate_leave(&signals);
 	return ret;
 }

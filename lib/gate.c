@@ -1,0 +1,42 @@
+/*
+ * SPDX-License-Identifier: MIT
+ */
+#include <sched.h>
+
+#include "gate.h"
+#include "process.h"
+#include "sys.h"
+
+void gate_enter(uint64_t *ret_signals)
+{
+	struct gate *g = &process.life->gate;
+
+	sys_block_signals(ret_signals);
+	for (;;) {
+		atomic_fetch_add(&g->inside, 1);
+		if (!atomic_load(&g->closed))
+			return;
+		atomic_fetch_sub(&g->inside, 1);
+		while (atomic_load(&g->closed))
+			sys_futex_wait(&g->closed, 1, UINT64_MAX);
+	}
+}
+
+void gate_leave(const uint64_t *signals)
+{
+	atomic_fetch_sub(&process.life->gate.inside, 1);
+	sys_restore_signals(signals);
+}
+
+void gate_close(void)
+{
+	atomic_store(&process.life->gate.closed, 1);
+	while (atomic_load(&process.life->gate.inside))
+		sched_yield();
+}
+
+void gate_open(void)
+{
+	atomic_store(&process.life->gate.closed, 0);
+	sys_futex_wake(&process.life->gate.closed);
+}

@@ -1,0 +1,31 @@
+/*
+ * The gate between those who unmap or replace memory that may be adopted, and the mover,
+ * which must not be met by that while it has a table lifted.
+ *
+ * Not the process lock, which a fork holds while the C library takes its stream locks: who
+ * frees a large block may hold one of those. The order: the process lock, then the gate,
+ * which the mover closes; nobody takes the process lock or waits for a thread inside.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_GATE_H
+#define COWFORK_GATE_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+/* All zero in a new child. */
+struct gate {
+	atomic_uint inside;	/* how many are */
+	atomic_uint closed;	/* waited for */
+};
+
+/* In and out, with all signals blocked meanwhile. */
+void gate_enter(uint64_t *ret_signals);
+void gate_leave(const uint64_t *signals);
+
+/* By the mover: waits until nobody is inside. */
+void gate_close(void);
+void gate_open(void);
+
+#endif
