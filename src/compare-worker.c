@@ -170,7 +170,7 @@ int worker_main(const char *engine_name)
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	pin();
-	if (!b.engine || pipe(b.go) < 0)
+	if (!b.engine || engine_begin(b.engine) < 0 || pipe(b.go) < 0)
 		return STATUS_FAILED;
 	while ((len = recv(WORKER_FD, &job, sizeof(job), 0)) != 0) {
 		if (len < 0 && errno == EINTR)

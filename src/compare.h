@@ -71,6 +71,9 @@ struct engine {
 
 extern const struct engine engines[ENGINE_COUNT];
 
+/* In a worker, before anything else. 0 or -errno. */
+int engine_begin(const struct engine *engine);
+
 /* --- cases: compare-case.c ---------------------------------------------- */
 
 enum case_id {

@@ -130,6 +130,9 @@ keys <"$work/out" >"$work/keys" || fail "rows do not parse"
 for name in tax calls first fork vmpte old-child child-read; do
 	grep -q "\"case\":\"$name\"" "$work/out" || fail "no row of $name"
 done
+# 32 page tables; none, were the memory adopted
+grep '"case":"vmpte","engine":"fork-4k"' "$work/out" | grep -qE '"vmpte_kib":1[3-9][0-9]\.' ||
+	fail "real fork copies no page tables: $(grep '"case":"vmpte"' "$work/out")"
 grep -q '"size_bytes":67108864' "$work/out" || fail "--quick is not of 64M"
 head -1 "$work/err" | grep -q 'seed 7$' || fail "the first line does not tell the seed"
 
