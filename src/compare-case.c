@@ -10,6 +10,8 @@
 
 #include "compare.h"
 
+#define CASES_HEAP (CASE_NO_MEMORY | CASE_FRESH | CASE_ALONE | CASE_PARTS)
+
 const struct case_kind cases[CASE_COUNT] = {
 	[CASE_TAX] = {
 		"tax", "no fork at all: first touch, then streaming over the memory",
@@ -20,6 +22,23 @@ const struct case_kind cases[CASE_COUNT] = {
 		ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_STORE),
 		ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_STORE),
 		CASE_NO_MEMORY, CALLS_PARTS, measure_calls,
+	},
+	[CASE_HEAP] = {
+		"heap", "forks of memory that programs have already, adopted by the first one",
+		ENGINE_BIT(ENGINE_FLOOR) | ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_ADOPT),
+		ENGINE_BIT(ENGINE_FLOOR) | ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_ADOPT),
+		CASES_HEAP, HEAP_KINDS, measure_heap,
+	},
+	[CASE_HEAP_ADOPT] = {
+		"heap-adopt", "how fast it is adopted, alone and beside threads that write",
+		ENGINE_BIT(ENGINE_ADOPT), ENGINE_BIT(ENGINE_ADOPT), CASES_HEAP, 2,
+		measure_heap_adopt,
+	},
+	[CASE_HEAP_FORKS] = {
+		"heap-forks", "what so many forks cost from the first one on, adoption included",
+		ENGINE_BIT(ENGINE_FORK_4K) | ENGINES_ADOPT,
+		ENGINE_BIT(ENGINE_FORK_4K) | ENGINES_ADOPT, CASES_HEAP | CASE_EXTRA,
+		HEAP_FORKS, measure_heap_forks,
 	},
 	[CASE_FIRST] = {
 		"first", "the first fork of new memory, told apart from forks 2 to 50",
@@ -94,6 +113,13 @@ static size_t matrix_cells(enum case_id id, struct cell *ret_cells)
 	return n;
 }
 
+static size_t part_cells(enum case_id id, struct cell *ret_cells)
+{
+	for (unsigned part = 0; part < cases[id].parts; part++)
+		ret_cells[part] = (struct cell){ .id = id, .children = 1, .part = part };
+	return cases[id].parts;
+}
+
 static struct cell cell_make(enum case_id id, const struct options *opt)
 {
 	struct cell cell = { .id = id, .order = ORDER_LINEAR, .children = 1 };
@@ -116,6 +142,8 @@ size_t cells_make(unsigned case_bits, const struct options *opt, struct cell *re
 			continue;
 		if (cases[id].flags & CASE_MATRIX)
 			n += matrix_cells((enum case_id)id, ret_cells + n);
+		else if (cases[id].flags & CASE_PARTS)
+			n += part_cells((enum case_id)id, ret_cells + n);
 		else
 			ret_cells[n++] = cell_make((enum case_id)id, opt);
 	}
@@ -124,7 +152,8 @@ size_t cells_make(unsigned case_bits, const struct options *opt, struct cell *re
 
 unsigned cell_rank(const struct cell *cell)
 {
-	return ((unsigned)cell->id << 16) | ((unsigned)cell->order << 12) | cell->permille;
+	return ((unsigned)cell->id << 16) | ((unsigned)cell->order << 12) | cell->permille |
+		cell->part;
 }
 
 const char *cell_detail(const struct cell *cell, unsigned part, char *buf, size_t size)
@@ -140,6 +169,8 @@ const char *cell_detail(const struct cell *cell, unsigned part, char *buf, size_
 		snprintf(buf, size, "%s", passes[part]);
 	else if (cell->id == CASE_CALLS)
 		calls_part(part, buf, size);
+	else if (cases[cell->id].flags & CASE_PARTS)
+		heap_part(cell->id, part, buf, size);
 	else if (cell->id == CASE_FIRST)
 		snprintf(buf, size, part ? "forks 2-%d" : "fork 1", FIRST_FORKS);
 	else if (cell->id == CASE_SERVER && (!part || part == SERVER_WHOLE))

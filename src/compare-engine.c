@@ -15,6 +15,8 @@
 #include "compare.h"
 #include "cowfork.h"
 
+#define MIN_SIZE ((size_t)32 << 20)
+
 /* --- memory calls ------------------------------------------------------- */
 
 static void *native_mremap(void *addr, size_t old_len, size_t new_len, int flags)
@@ -124,8 +126,8 @@ static const char *native_reason(void)
 	return "the library does not say why";
 }
 
-static int region_create(size_t size, enum cow_huge huge, void **ret_addr,
-			 const char **ret_why)
+/* min_size 0: leave that. */
+static int set_options(enum cow_huge huge, enum cow_adopt adopt, size_t min_size)
 {
 	struct cow_options opts = { .size = sizeof(opts) };
 	int ret = cow_options_get(&opts);
@@ -134,7 +136,17 @@ static int region_create(size_t size, enum cow_huge huge, void **ret_addr,
 		return ret;
 	opts.engine = COW_ENGINE_STORE;
 	opts.huge = huge;
-	ret = cow_options_set(&opts);
+	opts.adopt = adopt;
+	if (min_size)
+		opts.min_size = min_size;
+	return cow_options_set(&opts);
+}
+
+static int region_create(size_t size, enum cow_huge huge, void **ret_addr,
+			 const char **ret_why)
+{
+	int ret = set_options(huge, COW_ADOPT_AUTO, 0);
+
 	if (ret == 0)
 		ret = cow_region_create(size, 0, ret_addr);
 	if (ret == 0 && cow_region_state(*ret_addr) == COW_STATE_NATIVE) {
@@ -191,32 +203,87 @@ int engine_begin(const struct engine *engine)
 	return cow_options_set(&opts);
 }
 
+/* --- adoption ----------------------------------------------------------- */
+
+/* Of little memory none would be of the usual least size. */
+static int adopt_start(size_t size, enum cow_adopt adopt)
+{
+	return set_options(COW_HUGE_AUTO, adopt, size / 4 < MIN_SIZE ? size / 4 : MIN_SIZE);
+}
+
+static int adopt_first(size_t size)
+{
+	return adopt_start(size, COW_ADOPT_FIRST);
+}
+
+static int adopt_auto(size_t size)
+{
+	return adopt_start(size, COW_ADOPT_AUTO);
+}
+
+static int adopt_now(void)
+{
+	return cow_adopt(NULL, 0);
+}
+
+static void adopt_look(struct adopted *ret)
+{
+	struct cow_stats stats = { .size = sizeof(stats) };
+
+	if (cow_stats(&stats) < 0)
+		return;
+	*ret = (struct adopted){
+		.bytes = (double)stats.bytes_adopted,
+		.us = (double)stats.adopt_ns_total / 1e3,
+		.hold_us = (double)stats.adopt_hold_ns_max / 1e3,
+		.reason = (unsigned)stats.adopt_reason,
+	};
+}
+
+const char *adopt_reason(unsigned reason)
+{
+	return cow_reason_string((enum cow_reason)reason);
+}
+
+static const struct adopting adopting_first = { adopt_first, adopt_now, adopt_look };
+static const struct adopting adopting_auto = { adopt_auto, adopt_now, adopt_look };
+
 /* --- the table ---------------------------------------------------------- */
 
 const struct engine engines[ENGINE_COUNT] = {
 	[ENGINE_FLOOR] = {
 		"floor", "an empty process and fork(2): nothing is faster",
 		4096, floor_create, nothing_to_prepare, fork, floor_destroy, NULL, NULL,
-		NULL,
+		NULL, NULL,
 	},
 	[ENGINE_FORK_4K] = {
 		"fork-4k", "anonymous memory on 4 KiB pages and fork(2)",
 		4096, small_create, nothing_to_prepare, fork, plain_destroy, NULL,
-		&native_calls, NULL,
+		&native_calls, NULL, NULL,
 	},
 	[ENGINE_FORK_THP] = {
 		"fork-thp", "anonymous memory on transparent huge pages and fork(2)",
 		TABLE_BYTES, thp_create, nothing_to_prepare, fork, plain_destroy,
-		thp_bytes, NULL, NULL,
+		thp_bytes, NULL, NULL, NULL,
 	},
 	[ENGINE_STORE] = {
 		"store", "a cowfork region on 4 KiB pages and cow_fork(3)",
 		4096, store_create, cow_prepare, cow_fork, region_destroy, NULL,
-		&store_calls, store_thaws,
+		&store_calls, store_thaws, NULL,
 	},
 	[ENGINE_STORE_HUGE] = {
 		"store-huge", "a cowfork region collapsed into huge pages, cow_fork(3)",
 		TABLE_BYTES, store_huge_create, cow_prepare, cow_fork, region_destroy,
-		store_huge_bytes, NULL, store_thaws,
+		store_huge_bytes, NULL, store_thaws, NULL,
+	},
+	[ENGINE_ADOPT] = {
+		"adopt", "memory that exists, adopted by the first cow_fork(3)",
+		4096, small_create, nothing_to_prepare, cow_fork, plain_destroy, NULL,
+		NULL, NULL, &adopting_first,
+	},
+	[ENGINE_ADOPT_AUTO] = {
+		"adopt-auto", "memory that exists, adopted when forks have paid for it",
+		4096, small_create, nothing_to_prepare, cow_fork, plain_destroy, NULL,
+		NULL, NULL, &adopting_auto,
 	},
 };

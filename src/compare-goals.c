@@ -27,6 +27,8 @@ const struct plan goal_plans[] = {
 	{ { 8 * GIB }, 1, CASE_BIT(CASE_REVIEW), 0 },
 	{ { GIB }, 1, CASE_BIT(CASE_TAX), NOT_THP & ENGINES_MEMORY },
 	{ { GIB }, 1, CASE_BIT(CASE_CALLS), 0 },
+	{ { 2 * GIB }, 1, CASE_BIT(CASE_HEAP), 0 },
+	{ { GIB }, 1, CASE_BIT(CASE_HEAP_ADOPT) | CASE_BIT(CASE_HEAP_FORKS), 0 },
 	{ { 2 * GIB }, 1, CASE_BIT(CASE_OLD_CHILD), NOT_STORE },
 	{ { 4 * GIB }, 1, CASE_BIT(CASE_SERVER), 0 },
 	{ { GIB, 4 * GIB }, 2, CASE_BIT(CASE_CHILD_READ) | CASE_BIT(CASE_CHILD_WRITE),
@@ -37,7 +39,9 @@ const size_t goal_plan_count = sizeof(goal_plans) / sizeof(goal_plans[0]);
 
 enum kind {
 	KIND_RATIO,	/* engine over / engine under */
+	KIND_BEST,	/* engine over / the better of engine under and ENGINE_ADOPT */
 	KIND_VALUE,	/* of engine over */
+	KIND_WORST,	/* ... the greatest of all rounds */
 	KIND_GROWTH,	/* of engine over, largest size / smallest size */
 };
 
@@ -112,6 +116,19 @@ static const struct goal goals[] = {
 	  PARTS(0, CALLS_OFF_PARTS - 1), VERSUS(STORE, FORK_4K), METRIC_CALL, AT_MOST, 1.5 },
 	{ "calls in bursts: store / fork-4k", CASE_CALLS, ONLY(1),
 	  PARTS(0, CALLS_OFF_PARTS - 1), VERSUS(STORE, FORK_4K), METRIC_CYCLE, AT_MOST, 1.5 },
+	{ "heap, fork + exit: adopt / floor", CASE_HEAP, ONLY(2), PARTS(0, HEAP_KINDS - 1),
+	  VERSUS(ADOPT, FLOOR), METRIC_CHILD, AT_MOST, 1.6 },
+	{ "heap-adopt: GiB/s", CASE_HEAP_ADOPT, ONLY(1), PARTS(0, 0),
+	  KIND_VALUE, ENGINE_ADOPT, 0, METRIC_RATE, AT_LEAST, 2.5 },
+	{ "heap-adopt: GiB/s", CASE_HEAP_ADOPT, ONLY(1), PARTS(1, 1),
+	  KIND_VALUE, ENGINE_ADOPT, 0, METRIC_RATE, AT_LEAST, 1.5 },
+	{ "heap-adopt: longest stall, us", CASE_HEAP_ADOPT, ONLY(1), PARTS(1, 1),
+	  KIND_WORST, ENGINE_ADOPT, 0, METRIC_STALL, AT_MOST, 10000 },
+	{ "heap-forks: adopt-auto / fork-4k", CASE_HEAP_FORKS, ONLY(1), PARTS(0, 0),
+	  VERSUS(ADOPT_AUTO, FORK_4K), METRIC_CYCLE, AT_MOST, 1.05 },
+	{ "heap-forks: adopt-auto / better other", CASE_HEAP_FORKS, ONLY(1),
+	  PARTS(0, HEAP_FORKS - 1), KIND_BEST, ENGINE_ADOPT_AUTO, ENGINE_FORK_4K,
+	  METRIC_CYCLE, AT_MOST, 2 },
 	{ "server, fork: fork-4k / store", CASE_SERVER, ONLY(4), WHOLE_RUN,
 	  VERSUS(FORK_4K, STORE), METRIC_CALL, AT_LEAST, 30 },
 	{ "server, p99.9: store / fork-4k", CASE_SERVER, ONLY(4), WHOLE_RUN,
@@ -162,6 +179,22 @@ static struct measured value_of(const struct row *row, enum metric metric)
 				  series_quantile(s, 1), series_mean(s) };
 }
 
+static int is_ratio(const struct goal *g)
+{
+	return g->kind != KIND_VALUE && g->kind != KIND_WORST;
+}
+
+static struct measured measured(const struct goal *g, const struct row *row,
+				const struct row *under)
+{
+	struct measured m = is_ratio(g) ? ratio(row, under, g->metric)
+		: value_of(row, g->metric);
+
+	if (g->kind == KIND_WORST)
+		m.value = m.high;
+	return m;
+}
+
 static int concerns(const struct goal *g, const struct row *row)
 {
 	return row->cell.id == g->id && row->engine == g->over &&
@@ -171,17 +204,31 @@ static int concerns(const struct goal *g, const struct row *row)
 		row->part >= g->part_min && row->part <= g->part_max;
 }
 
+static const struct row *better(const struct row *a, const struct row *b,
+				enum metric metric)
+{
+	if (!a || !b)
+		return NULL;
+	return value_of(a, metric).value < value_of(b, metric).value ? a : b;
+}
+
 /* The other row of the ratio: of the other engine, or for growth of the
- * smallest size that was run; NULL when it is the row itself. */
+ * smallest size that was run; NULL when it is the row itself. Any for a value. */
 static const struct row *other(const struct rows *rows, const struct goal *g,
 			       const struct row *row)
 {
 	struct row key = *row;
+	const struct row *under;
 
-	if (g->kind == KIND_RATIO) {
+	if (g->kind == KIND_RATIO || g->kind == KIND_BEST) {
 		key.engine = g->under;
-		return rows_find(rows, &key);
+		under = rows_find(rows, &key);
+		key.engine = ENGINE_ADOPT;
+		return g->kind == KIND_RATIO ? under
+			: better(under, rows_find(rows, &key), g->metric);
 	}
+	if (!is_ratio(g))
+		return row;
 	for (size_t i = 0; i < rows->n; i++) {	/* sorted by size */
 		if (!concerns(g, &rows->row[i]))
 			continue;
@@ -254,13 +301,12 @@ static int print_goal(const struct rows *rows, const struct goal *g, int first, 
 			continue;
 		if (g->kind == KIND_GROWTH && !largest(rows, g, row))
 			continue;
-		under = g->kind == KIND_VALUE ? row : other(rows, g, row);
+		under = other(rows, g, row);
 		if (!under || !under->series[g->metric].n)
 			continue;
 		if (first && !n++)
 			head(to);
-		print_one(g, row, g->kind == KIND_VALUE ? value_of(row, g->metric)
-			  : ratio(row, under, g->metric), to);
+		print_one(g, row, measured(g, row, under), to);
 	}
 	return n;
 }

@@ -6,6 +6,7 @@
  */
 #include <json-c/json.h>
 #include <math.h>
+#include <string.h>
 
 #include "compare.h"
 
@@ -64,6 +65,33 @@ static void add_times(struct json_object *o, const struct row *row)
 	add_number(o, "cycle_min_us", series_quantile(cycle, 0));
 	add_number(o, "cycle_max_us", series_quantile(cycle, 1));
 	add_number(o, "vmpte_kib", series_quantile(&r.series[METRIC_VMPTE], 0.5));
+}
+
+/* --- what only `heap` and its kin have ------------------------------------ */
+
+static void add_heap(struct json_object *o, const struct row *row)
+{
+	static const struct {
+		const char *key;
+		enum metric metric;
+	} single[] = {
+		{ "first_us", METRIC_FIRST },
+		{ "adopted_bytes", METRIC_ADOPTED },
+		{ "adopted_gib_s", METRIC_RATE },
+		{ "hold_us", METRIC_HOLD },
+		{ "stall_us", METRIC_STALL },
+		{ "stall_before_us", METRIC_STALL_BEFORE },
+		{ "writes_done", METRIC_WRITES_DONE },
+	};
+	struct row r = *row;
+	double error = series_quantile(&r.series[METRIC_ERROR], 0.5);
+	double reason = series_quantile(&r.series[METRIC_REASON], 0.5);
+
+	for (size_t i = 0; i < sizeof(single) / sizeof(single[0]); i++)
+		add_number(o, single[i].key,
+			   series_quantile(&r.series[single[i].metric], 0.5));
+	add_text(o, "error", error > 0 ? strerror((int)error) : NULL);
+	add_text(o, "reason", reason > 0 ? adopt_reason((unsigned)reason) : NULL);
 }
 
 /* --- what only `server` has ---------------------------------------------- */
@@ -149,6 +177,8 @@ void json_print(struct rows *rows, size_t size, FILE *to)
 			die(STATUS_FAILED, "out of memory for JSON");
 		add_cell(o, &rows->row[i]);
 		add_times(o, &rows->row[i]);
+		if (cases[rows->row[i].cell.id].flags & CASE_PARTS)
+			add_heap(o, &rows->row[i]);
 		if (rows->row[i].cell.id == CASE_SERVER)
 			add_server(o, &rows->row[i]);
 		fprintf(to, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));

@@ -21,6 +21,10 @@ const char *argp_program_version = "cowfork-compare " COW_VERSION;
 
 #define SECOND 1e6		/* us */
 
+/* Those that tell little of small memory. */
+#define CASES_LARGE (CASE_BIT(CASE_REVIEW) | CASE_BIT(CASE_SERVER) | \
+		     CASE_BIT(CASE_HEAP_FORKS))
+
 enum key {
 	KEY_SEED = 0x100, KEY_JSON, KEY_PLOT, KEY_LIST, KEY_GOALS, KEY_FORKS, KEY_THREADS,
 	KEY_RATE,
@@ -28,7 +32,7 @@ enum key {
 
 static const struct argp_option options[] = {
 	{ "size", 's', "LIST", 0, "Sizes of memory, as 64M,1G,4G (K, M, G or T; default "
-	  "64M,1G; review and server 1G)", 0 },
+	  "64M,1G; review, server and heap-forks 1G)", 0 },
 	{ "engine", 'e', "LIST", 0, "Engines to compare (default all that a case is for; "
 	  "review and server fork-4k,store)", 0 },
 	{ "rounds", 'r', "N", 0, "Rounds of each case (default 5, but 3 where a round takes "
@@ -53,7 +57,7 @@ static const char text[] =
 	"Measure cowfork against real fork, side by side.\n\n"
 	"Each engine has a process of its own; the engines take turns round by round, as far "
 	"as memory allows, so that ratios hold on a noisy machine. CASE is one or more of "
-	"those that --list names (default all but review and server).\v"
+	"those that --list names (default all but review, server and heap-forks).\v"
 	"The columns: n forks; latency of the call, the fork in the parent; from there until "
 	"the child is reaped; the whole cycle, which adds what the parent does between forks. "
 	"After each wait the parent reads again the pages that the row is about, so that its "
@@ -61,6 +65,10 @@ static const char text[] =
 	"pages are the same for each engine and each round. The calls are of memory, without "
 	"a fork: single ones, and as the cycle what one of a burst takes. parent-write writes the same "
 	"pages each time, old-child other ones before each fork.\n\n"
+	"heap and its kin are about memory that exists before cowfork hears of it, each turn "
+	"in a new process. Behind a row stands how much was adopted and how fast. heap-adopt "
+	"tells as the call how long adoption takes, and the longest time from one write of a "
+	"thread to its next; heap-forks as the cycle what all forks took together.\n\n"
 	"review takes --size and --forks, and tells seconds of fork latency for each GiB of "
 	"touched memory while all children stay alive.\n\n"
 	"server takes --size, --forks, --threads and --rate, and tells the latency of writes "
@@ -188,7 +196,7 @@ static void set_defaults(const struct parse *p)
 	if (p->sizes_given)
 		return;
 	plan->sizes = 0;
-	if (plan->cases & ~(CASE_BIT(CASE_REVIEW) | CASE_BIT(CASE_SERVER)) || opt->quick)
+	if (plan->cases & ~CASES_LARGE || opt->quick)
 		plan->size[plan->sizes++] = 64 * MIB;
 	if (!opt->quick)
 		plan->size[plan->sizes++] = GIB;

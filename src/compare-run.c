@@ -18,6 +18,8 @@
 #define ROUNDS 5		/* when nobody says */
 #define FEW_ROUNDS 3		/* ... where a round takes long */
 #define SLOW_US 400000.0
+#define MANY_ROUNDS 9		/* where a round has only a few forks */
+#define FEW_FORKS 10
 
 struct run {
 	const struct plan *plan;
@@ -61,7 +63,7 @@ static void progress(const struct run *r, const char *engine, const char *doing)
 		return;
 	fprintf(stderr, "\r\033[K[%zu/%zu] %s %s %s: %s %s", r->at + 1, r->cells,
 		size_string(r->size, size, sizeof(size)), cases[cell->id].name,
-		cell_detail(cell, 0, detail, sizeof(detail)), engine, doing);
+		cell_detail(cell, cell->part, detail, sizeof(detail)), engine, doing);
 	fflush(stderr);
 }
 
@@ -156,7 +158,7 @@ static void gather(const struct run *r, const struct worker *w, unsigned round,
 	struct row key = { .cell = r->cell[r->at], .engine = w->engine, .size = r->size };
 
 	for (uint32_t i = 0; i < reply->n; i++) {
-		key.part = reply->sample[i].part;
+		key.part = key.cell.part + reply->sample[i].part;
 		rows_add(r->rows, &key, (enum metric)reply->sample[i].metric, round,
 			 reply->sample[i].value);
 	}
@@ -186,12 +188,22 @@ static void warm_up(struct run *r)
 	}
 }
 
+static const struct reply *ask_alone(struct worker *w, const struct job *job)
+{
+	const struct reply *reply;
+
+	worker_stop(w);
+	reply = worker_ask(w, job);
+	worker_stop(w);
+	return reply;
+}
+
 static void one_round(struct run *r, unsigned round)
 {
 	unsigned flags = cases[r->cell[r->at].id].flags;
 	struct job job = job_for(r, OP_RUN);
 	const struct reply *(*run)(struct worker *w, const struct job *job) =
-		flags & CASE_METERED ? meter_ask : worker_ask;
+		flags & CASE_METERED ? meter_ask : flags & CASE_ALONE ? ask_alone : worker_ask;
 	char doing[32];
 
 	snprintf(doing, sizeof(doing), "round %u", round + 1);
@@ -226,9 +238,13 @@ static void check(const struct run *r)
 
 static unsigned rounds_of(const struct run *r)
 {
+	const struct cell *cell = &r->cell[r->at];
+
 	if (r->opt->rounds)
 		return r->opt->rounds;
-	if (cases[r->cell[r->at].id].flags & CASE_FRESH || r->slowest > SLOW_US)
+	if (cell->id == CASE_HEAP_FORKS && heap_forks[cell->part] <= FEW_FORKS)
+		return MANY_ROUNDS;
+	if (cases[cell->id].flags & CASE_FRESH || r->slowest > SLOW_US)
 		return FEW_ROUNDS;
 	return ROUNDS;
 }
@@ -294,7 +310,7 @@ static void run_size(struct run *r)
 			if (fits(r, to, available) != together)
 				break;
 		if (together) {
-			run_batch(r, ENGINES_ALL, from, to);
+			run_batch(r, ENGINES_EACH, from, to);
 			continue;
 		}
 		warn("%s, from case %s to %s: one engine's memory at a time",

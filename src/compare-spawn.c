@@ -110,10 +110,11 @@ static const char *cell_text(const struct cell *cell, char *buf, size_t size)
 {
 	char detail[64];
 
-	cell_detail(cell, 0, detail, sizeof(detail));
-	snprintf(buf, size, "case %s%s%s", cases[cell->id].name,
-		 cases[cell->id].flags & CASE_MATRIX ? " " : "",
-		 cases[cell->id].flags & CASE_MATRIX ? detail : "");
+	int told = cases[cell->id].flags & (CASE_MATRIX | CASE_PARTS);
+
+	cell_detail(cell, cell->part, detail, sizeof(detail));
+	snprintf(buf, size, "case %s%s%s", cases[cell->id].name, told ? " " : "",
+		 told ? detail : "");
 	return buf;
 }
 

@@ -51,11 +51,52 @@ static void head(size_t size, FILE *to)
 		"p10..p90", plain);
 }
 
+static double middle(const struct row *row, enum metric metric)
+{
+	struct row r = *row;
+
+	return series_quantile(&r.series[metric], 0.5);
+}
+
+/* --- what stands behind a row -------------------------------------------- */
+
+/* Why it failed, or how much was adopted and how fast. */
+static void adopted_note(const struct row *row, FILE *to)
+{
+	double error = middle(row, METRIC_ERROR), rate = middle(row, METRIC_RATE);
+	double percent = 100 * middle(row, METRIC_ADOPTED) / (double)row->size;
+	unsigned reason = (unsigned)middle(row, METRIC_REASON);
+
+	if (error > 0)
+		fprintf(to, "  %s", strerror((int)error));
+	else
+		fprintf(to, "  adopted %.0f%%", percent);
+	if (rate > 0)
+		fprintf(to, ", %.2f GiB/s", rate);
+	if (reason)
+		fprintf(to, ": %s", adopt_reason(reason));
+}
+
+static void note(const struct row *row, FILE *to)
+{
+	if (row->series[METRIC_VMPTE].n)
+		fprintf(to, "  VmPTE %.0f KiB", middle(row, METRIC_VMPTE));
+	if (row->series[METRIC_ADOPTED].n)
+		adopted_note(row, to);
+	if (row->series[METRIC_STALL].n)
+		fprintf(to, "; %.0f million writes, none lost; longest stall %.1f ms "
+			"(%.1f before)", middle(row, METRIC_WRITES_DONE) / 1e6,
+			middle(row, METRIC_STALL) / 1e3,
+			middle(row, METRIC_STALL_BEFORE) / 1e3);
+	fputc('\n', to);
+}
+
+/* --- the table ------------------------------------------------------------ */
+
 static void line(const struct row *row, int new_cell, FILE *to)
 {
 	struct row r = *row;
 	struct series *fork = &r.series[METRIC_CALL], *cycle = &r.series[METRIC_CYCLE];
-	struct series *vmpte = &r.series[METRIC_VMPTE];
 	char detail[64], median[32], p99[32], wait[32], whole[32], around[80], around_whole[80];
 
 	cell_detail(&row->cell, row->part, detail, sizeof(detail));
@@ -68,9 +109,7 @@ static void line(const struct row *row, int new_cell, FILE *to)
 		us(series_quantile(&r.series[METRIC_CHILD], 0.5), wait, sizeof(wait)),
 		us(series_quantile(cycle, 0.5), whole, sizeof(whole)),
 		spread(cycle, around_whole, sizeof(around_whole)));
-	if (vmpte->n)
-		fprintf(to, "  VmPTE %.0f KiB", series_quantile(vmpte, 0.5));
-	fputc('\n', to);
+	note(row, to);
 }
 
 void table_print(struct rows *rows, size_t size, FILE *to)
@@ -140,13 +179,6 @@ static void server_head(const struct row *row, FILE *to)
 	for (int i = 0; i < 2; i++)
 		fprintf(to, " %7s %7s %7s %7s %7s |", "p50", "p99", "p99.9", "max", "store");
 	fprintf(to, " %6s%s\n", "done", plain);
-}
-
-static double middle(const struct row *row, enum metric metric)
-{
-	struct row r = *row;
-
-	return series_quantile(&r.series[metric], 0.5);
 }
 
 static void latencies(const struct row *row, enum metric first, FILE *to)

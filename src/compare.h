@@ -38,11 +38,13 @@ enum { STATUS_OK, STATUS_WRONG_BYTE, STATUS_FAILED };
 
 enum engine_id {
 	ENGINE_FLOOR, ENGINE_FORK_4K, ENGINE_FORK_THP, ENGINE_STORE,
-	ENGINE_STORE_HUGE, ENGINE_COUNT,
+	ENGINE_STORE_HUGE, ENGINE_ADOPT, ENGINE_ADOPT_AUTO, ENGINE_COUNT,
 };
 
 #define ENGINE_BIT(id) (1u << (id))
-#define ENGINES_ALL (ENGINE_BIT(ENGINE_COUNT) - 1)
+#define ENGINES_EACH (ENGINE_BIT(ENGINE_COUNT) - 1)
+#define ENGINES_ADOPT (ENGINE_BIT(ENGINE_ADOPT) | ENGINE_BIT(ENGINE_ADOPT_AUTO))
+#define ENGINES_ALL (ENGINES_EACH & ~ENGINES_ADOPT)	/* with memory of their own */
 #define ENGINES_MEMORY (ENGINES_ALL & ~ENGINE_BIT(ENGINE_FLOOR))
 
 /* The memory calls, as the C library's. */
@@ -53,6 +55,22 @@ struct calls {
 	int (*madvise)(void *addr, size_t len, int advice);
 	void *(*mremap)(void *addr, size_t old_len, size_t new_len, int flags);
 };
+
+/* What was adopted: bytes, in so many us, and the longest that anybody may have waited
+ * for it; the reason why not more, see adopt_reason(). */
+struct adopted {
+	double bytes, us, hold_us;
+	unsigned reason;
+};
+
+/* Of an engine that takes in memory which exists already. 0 or -errno. */
+struct adopting {
+	int (*start)(size_t size);	/* before that much memory is made */
+	int (*now)(void);
+	void (*look)(struct adopted *ret);	/* so far */
+};
+
+const char *adopt_reason(unsigned reason);
 
 /* create, prepare and destroy return 0 or -errno; *ret_why may say more. */
 struct engine {
@@ -67,6 +85,7 @@ struct engine {
 	/* How many thaws there were, what they took, and the longest that anybody may
 	 * have waited for one, us; NULL: it knows none. */
 	unsigned (*thaws)(double *ret_us, double *ret_hold_us);
+	const struct adopting *adopting;	/* NULL: it does not adopt */
 };
 
 extern const struct engine engines[ENGINE_COUNT];
@@ -77,9 +96,9 @@ int engine_begin(const struct engine *engine);
 /* --- cases: compare-case.c ---------------------------------------------- */
 
 enum case_id {
-	CASE_TAX, CASE_CALLS, CASE_FIRST, CASE_FORK, CASE_CYCLE, CASE_VMPTE, CASE_CHILDREN,
-	CASE_OLD_CHILD, CASE_CHILD_READ, CASE_CHILD_WRITE, CASE_PARENT_WRITE,
-	CASE_REVIEW, CASE_SERVER, CASE_COUNT,
+	CASE_TAX, CASE_CALLS, CASE_HEAP, CASE_HEAP_ADOPT, CASE_HEAP_FORKS, CASE_FIRST, CASE_FORK, CASE_CYCLE,
+	CASE_VMPTE, CASE_CHILDREN, CASE_OLD_CHILD, CASE_CHILD_READ, CASE_CHILD_WRITE,
+	CASE_PARENT_WRITE, CASE_REVIEW, CASE_SERVER, CASE_COUNT,
 };
 
 #define CASE_BIT(id) (1u << (id))
@@ -93,6 +112,8 @@ enum case_flags {
 	CASE_NO_MEMORY = 32,	/* makes and frees memory of its own */
 	CASE_EXTRA = 64,	/* only when asked for by name */
 	CASE_METERED = 128,	/* a worker of its own, its memory watched */
+	CASE_ALONE = 256,	/* a worker of its own */
+	CASE_PARTS = 512,	/* a cell for each part */
 };
 
 enum order { ORDER_LINEAR, ORDER_RANDOM };
@@ -113,6 +134,7 @@ struct cell {
 	enum order order;
 	unsigned permille;	/* of the pages that are touched */
 	unsigned children;	/* alive at once */
+	unsigned part;		/* of CASE_PARTS: the row that it gives */
 	struct load load;
 };
 
@@ -141,6 +163,14 @@ extern const unsigned shares_permille[5];
 #define CALLS_OFF_PARTS (3 * CALL_COUNT)
 #define CALLS_PARTS (5 * CALL_COUNT)
 const char *calls_part(unsigned part, char *buf, size_t size);
+
+/* `heap`: a part is a kind of memory; `heap-adopt`: alone, or beside writers;
+ * `heap-forks`: how many forks. compare-heap.c */
+#define HEAP_KINDS 5
+#define HEAP_WRITERS 2
+#define HEAP_FORKS 4
+extern const unsigned heap_forks[HEAP_FORKS];
+const char *heap_part(enum case_id id, unsigned part, char *buf, size_t size);
 
 /* `server`: part 0 is before the first fork, then one for each fork, then: */
 #define SERVER_WHOLE (SERVER_FORKS_MAX + 1)
@@ -193,6 +223,15 @@ enum metric {
 	METRIC_CPU,		/* us of processor time of the worker, without children */
 	METRIC_THAW,		/* us of a thaw, mean */
 	METRIC_HOLD,		/* ... the longest that part of memory was held for one */
+
+	/* of `heap` and its kin: */
+	METRIC_FIRST,		/* us of the first fork until the child is reaped */
+	METRIC_ADOPTED,		/* bytes */
+	METRIC_REASON,		/* why not more, or 0 */
+	METRIC_ERROR,		/* errno of adoption, or 0 */
+	METRIC_RATE,		/* GiB adopted in a second */
+	METRIC_STALL,		/* us that a writer stood still at most, while it ran */
+	METRIC_STALL_BEFORE,	/* ... before */
 	METRIC_COUNT,
 };
 
@@ -218,8 +257,8 @@ struct reply {
 };
 
 /* --- worker side: compare-memory.c, compare-child.c, compare-measure.c, --- */
-/* --- compare-tax.c, compare-calls.c, compare-server.c and those that
- * --- compare-server.h names, compare-worker.c ------------------------------ */
+/* --- compare-tax.c, compare-calls.c, compare-heap.c, compare-server.c and those
+ * --- that their headers name, compare-worker.c ----------------------------- */
 
 struct list {
 	const uint32_t *page;
@@ -293,6 +332,9 @@ int measure_old_child(struct bench *b, const struct job *job, struct reply *repl
 int measure_review(struct bench *b, const struct job *job, struct reply *reply);
 int measure_tax(struct bench *b, const struct job *job, struct reply *reply);
 int measure_calls(struct bench *b, const struct job *job, struct reply *reply);
+int measure_heap(struct bench *b, const struct job *job, struct reply *reply);
+int measure_heap_adopt(struct bench *b, const struct job *job, struct reply *reply);
+int measure_heap_forks(struct bench *b, const struct job *job, struct reply *reply);
 int measure_server(struct bench *b, const struct job *job, struct reply *reply);
 
 /* Let this process run on all processors that are allowed, not on one. */

@@ -68,6 +68,7 @@ refused 'forks: "101"' --forks=101 server
 refused 'threads: "65"' --threads=65
 refused 'rate: "0"' --rate=0
 refused 'no engine that was asked for takes part in case tax' --engine=floor tax
+refused 'no engine that was asked for takes part in case cycle' --engine=adopt cycle
 refused '--goals chooses' --goals fork
 refused '--goals chooses' --goals --size=64M
 refused '--plot needs' --plot="$work/no.svg" --size=2M fork
@@ -154,6 +155,33 @@ for key in during_max_us rest_p999_us cpu_us memory_left writes_done; do
 done
 grep -q '"memory_curve":\[\[[0-9.]*,[0-9]*\],' "$work/out" || fail "no memory_curve"
 
+run --quick --rounds=1 --size=16M --json heap heap-adopt heap-forks
+[ $got = 0 ] || { fail "heap --json: status $got"; show; }
+[ "$(keys <"$work/out" | sort -u)" = \
+	"$({ fields_of JSON; fields_of 'JSON of heap'; } | LC_ALL=C sort -u | xargs)" ] ||
+	fail "fields of heap are not those of ${page##*/}: $(keys <"$work/out" | sort -u)"
+one_row()	# case, engine, part
+{
+	[ "$(grep -c "\"case\":\"$1\",\"engine\":\"$2\".*\"part\":\"$3\"" "$work/out")" = 1 ] ||
+		fail "not one row of $1, $2, $3"
+}
+for part in 'brk 1K' 'malloc 1M' 'malloc whole' 'arena 1K' 'raw mmap'; do
+	for engine in floor fork-4k adopt; do
+		one_row heap $engine "$part"
+	done
+	awk -F'"adopted_bytes":' -v part="\"$part\"" -v least=$((12 << 20)) '
+		/"case":"heap","engine":"adopt"/ && index($0, part) && $2 + 0 < least { exit 1 }
+		' "$work/out" || fail "$part is not adopted: $(grep "\"$part\"" "$work/out")"
+done
+one_row heap-adopt adopt alone
+one_row heap-adopt adopt '2 writers'
+for part in '1 fork' '10 forks' '100 forks' '1000 forks'; do
+	for engine in fork-4k adopt adopt-auto; do
+		one_row heap-forks $engine "$part"
+	done
+done
+grep '"2 writers"' "$work/out" | grep -q '"writes_done":[1-9]' || fail "no writer wrote"
+
 run --size=2M --rounds=1 --json="$work/rows" --engine=fork-4k cycle review
 [ $got = 0 ] && grep -q '^case' "$work/out" && [ "$(wc -l <"$work/rows")" = 2 ] ||
 	{ fail "--json=FILE does not give both table and rows"; show; }
@@ -197,7 +225,7 @@ fi
 # --- faults -------------------------------------------------------------------
 
 # Laid under the tool: spoils page 5 after a fork, as FAULT says, or what the first
-# writer of `server` has left.
+# writer of `server` has left, or part of the brk heap.
 cat >"$work/fault.c" <<'EOF'
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -228,10 +256,33 @@ int cow_region_create(size_t size, size_t align, void **ret_addr)
 	return ret;
 }
 
+static void spoil_heap(unsigned long most)	/* words up to that */
+{
+	unsigned long *end = (unsigned long *)((char *)sbrk(0) - (1 << 18));
+
+	for (unsigned long *word = end - (1 << 15); word < end; word++)
+		if (*word <= most)
+			*word = 0;
+}
+
+int cow_adopt(void *addr, size_t len)
+{
+	int (*adopt)(void *, size_t) = dlsym(RTLD_NEXT, "cow_adopt");
+	const char *fault = getenv("FAULT");
+	int ret = adopt(addr, len);
+
+	if (fault && !strcmp(fault, "lost"))
+		spoil_heap(1 << 20);	/* no pattern is that small */
+	return ret;
+}
+
 static pid_t spoil(pid_t pid)
 {
 	const char *fault = getenv("FAULT");
 
+	if (fault && !strcmp(fault, "heap") && !pid &&
+	    strstr(program_invocation_short_name, "compare"))	/* not its script */
+		spoil_heap(-1ul);
 	if (!fault || !base || pid < 0)
 		return pid;
 	if (!strcmp(fault, pid ? "parent" : "child"))
@@ -272,6 +323,14 @@ elif ! LD_PRELOAD=$work/fault.so "$tool" --version >/dev/null 2>&1; then
 else
 	engines=fork-4k
 	[ -f "${top_builddir:-.}/lib/.libs/libcowfork.so" ] && engines="$engines store"
+	fault heap 1 "engine fork-4k, 2M, case heap brk 1K: in the child, page .* word" \
+		fork-4k heap
+	if [ "$engines" != fork-4k ]; then
+		fault heap 1 "engine adopt, 2M, case heap brk 1K: in the child, page .* word" \
+			adopt heap
+		fault lost 1 "engine adopt, 2M, case heap-adopt 2 writers: in the parent, page .* word" \
+			adopt heap-adopt
+	fi
 	for engine in $engines; do
 		fault child 1 "WRONG BYTE: engine $engine, 2M, case child-read.*: in the child, page 5 word 0" \
 			$engine child-read
