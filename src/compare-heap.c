@@ -34,7 +34,27 @@ const char *heap_part(enum case_id id, unsigned part, char *buf, size_t size)
 
 /* --- what all need -------------------------------------------------------- */
 
-static int set_up(struct heap *h, const struct job *job)
+/* A virtual machine gives free memory back to its host, huge pages first, and to get
+ * that again costs several times what the copy does. So as much as will be needed is in
+ * use until just before. */
+static int fill_warm(struct heap *h, const struct job *job, size_t warm)
+{
+	unsigned char *p = mmap(NULL, warm, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return reply_fail(h->reply, "memory: %s", strerror(errno));
+	(void)madvise(p, warm, MADV_HUGEPAGE);
+	for (size_t i = 0; i < warm; i += 4096)
+		*(volatile unsigned char *)(p + i) = 1;
+	if (heap_open(h, job->size, job->seed) < 0)
+		return -1;
+	munmap(p, warm);
+	return 0;
+}
+
+/* copies: how often memory will be held beside the first time. */
+static int set_up(struct heap *h, const struct job *job, unsigned copies)
 {
 	const struct adopting *adopting = h->bench->engine->adopting;
 	int ret = adopting ? adopting->start(job->size) : 0;
@@ -42,7 +62,7 @@ static int set_up(struct heap *h, const struct job *job)
 	if (ret < 0)
 		return reply_fail(h->reply, "cow_options_set: %s", strerror(-ret));
 	if (h->bench->engine != &engines[ENGINE_FLOOR])
-		return heap_open(h, job->size, job->seed);
+		return fill_warm(h, job, job->size / 8 + copies * job->size);
 	ret = memory_fill(&h->bench->memory, NULL, 0, job->seed);
 	return ret < 0 ? reply_fail(h->reply, "memory: %s", strerror(-ret)) : 0;
 }
@@ -118,7 +138,7 @@ int measure_heap(struct bench *b, const struct job *job, struct reply *reply)
 	double first, second;
 	unsigned reps;
 
-	if (set_up(&h, job) < 0 || cycles(&h, 1, &first) < 0 ||
+	if (set_up(&h, job, 1) < 0 || cycles(&h, 1, &first) < 0 ||
 	    cycles(&h, 1, &second) < 0)
 		return -1;
 	reply_add(reply, 0, METRIC_FIRST, first);
@@ -133,20 +153,8 @@ int measure_heap(struct bench *b, const struct job *job, struct reply *reply)
 
 /* --- how fast -------------------------------------------------------------- */
 
-/* Memory that the machine has to find first, a virtual one above all, costs more than
- * the copy. So it is touched before, as much as will be needed. */
-static int warm_up(struct heap *h, size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-
-	if (p == MAP_FAILED)
-		return reply_fail(h->reply, "memory: %s", strerror(errno));
-	munmap(p, size);
-	return 0;
-}
-
-static void adopt(struct heap *h)
+/* What it refuses to do is done at no speed at all; why stands beside it. */
+static int adopt(struct heap *h)
 {
 	double start = clock_us(), us;
 	struct adopted a = { 0 };
@@ -157,11 +165,12 @@ static void adopt(struct heap *h)
 	reply_add(h->reply, 0, METRIC_ADOPTED, a.bytes);
 	reply_add(h->reply, 0, METRIC_REASON, a.reason);
 	reply_add(h->reply, 0, METRIC_ERROR, -ret);
-	if (ret < 0 || a.bytes <= 0)
-		return;
-	reply_add(h->reply, 0, METRIC_CALL, us);
 	reply_add(h->reply, 0, METRIC_RATE, a.bytes / (1u << 30) / (us / 1e6));
+	if (ret < 0 || a.bytes <= 0)
+		return -1;
+	reply_add(h->reply, 0, METRIC_CALL, us);
 	reply_add(h->reply, 0, METRIC_HOLD, a.hold_us);
+	return 0;
 }
 
 static void be_busy(double us)
@@ -174,7 +183,7 @@ static int adopt_beside_writers(struct heap *h)
 {
 	double before_us, us, writes;
 	struct heap_writers *w;
-	int ret;
+	int ret, adopted;
 
 	worker_unpin();
 	ret = heap_writers_start(h, &w);
@@ -182,12 +191,13 @@ static int adopt_beside_writers(struct heap *h)
 		return reply_fail(h->reply, "threads: %s", strerror(-ret));
 	be_busy(BEFORE_US);
 	heap_writers_mark(w);
-	adopt(h);
+	adopted = adopt(h);
 	if (heap_writers_stop(w, &before_us, &us, &writes) < 0)
 		return reply_wrong(h->reply, &h->bench->memory);
-	reply_add(h->reply, 0, METRIC_STALL_BEFORE, before_us);
-	reply_add(h->reply, 0, METRIC_STALL, us);
 	reply_add(h->reply, 0, METRIC_WRITES_DONE, writes);
+	reply_add(h->reply, 0, METRIC_STALL_BEFORE, before_us);
+	if (adopted == 0)
+		reply_add(h->reply, 0, METRIC_STALL, us);
 	return 0;
 }
 
@@ -195,7 +205,8 @@ int measure_heap_adopt(struct bench *b, const struct job *job, struct reply *rep
 {
 	struct heap h = { b, &heap_kinds[0], reply, NULL, 0, 0, 0, 0, 0 };
 
-	if (warm_up(&h, 2 * job->size) < 0 || set_up(&h, job) < 0)
+	/* writers may copy all once more */
+	if (set_up(&h, job, job->cell.part ? 2 : 1) < 0)
 		return -1;
 	if (!job->cell.part)
 		adopt(&h);
@@ -211,7 +222,7 @@ int measure_heap_forks(struct bench *b, const struct job *job, struct reply *rep
 	struct heap h = { b, &heap_kinds[0], reply, NULL, 0, 0, 0, 0, 0 };
 	double us;
 
-	if (set_up(&h, job) < 0 || cycles(&h, heap_forks[job->cell.part], &us) < 0)
+	if (set_up(&h, job, 1) < 0 || cycles(&h, heap_forks[job->cell.part], &us) < 0)
 		return -1;
 	reply_add(reply, 0, METRIC_CYCLE, us);
 	add_adopted(&h);

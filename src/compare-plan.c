@@ -46,10 +46,10 @@ static uint64_t used(const struct cell *cell, uint64_t size)
 		return size + page_tables;
 	case CASE_OLD_CHILD:
 		return size / 32 + page_tables;
-	case CASE_HEAP: case CASE_HEAP_FORKS:
-		return size + size / 8 + page_tables;
-	case CASE_HEAP_ADOPT:	/* writers may copy all */
+	case CASE_HEAP: case CASE_HEAP_FORKS:	/* with as much kept warm */
 		return 2 * size + size / 4 + page_tables;
+	case CASE_HEAP_ADOPT:	/* and writers may copy all */
+		return 3 * size + size / 4 + page_tables;
 	case CASE_SERVER:	/* writers may copy all, and two numbers for each word */
 		return 2 * size + page_tables + cell->load.threads * (size / 512);
 	default:

@@ -18,7 +18,7 @@
 #define ROUNDS 5		/* when nobody says */
 #define FEW_ROUNDS 3		/* ... where a round takes long */
 #define SLOW_US 400000.0
-#define MANY_ROUNDS 9		/* where a round has only a few forks */
+#define MANY_ROUNDS 9		/* ... where it measures once or hardly more */
 #define FEW_FORKS 10
 
 struct run {
@@ -242,7 +242,8 @@ static unsigned rounds_of(const struct run *r)
 
 	if (r->opt->rounds)
 		return r->opt->rounds;
-	if (cell->id == CASE_HEAP_FORKS && heap_forks[cell->part] <= FEW_FORKS)
+	if (cell->id == CASE_HEAP_ADOPT ||
+	    (cell->id == CASE_HEAP_FORKS && heap_forks[cell->part] <= FEW_FORKS))
 		return MANY_ROUNDS;
 	if (cases[cell->id].flags & CASE_FRESH || r->slowest > SLOW_US)
 		return FEW_ROUNDS;
