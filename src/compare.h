@@ -5,8 +5,8 @@
  * asks each engine's worker for a burst in turn (A B C A B C ...), gathers what
  * they measured and reports. A worker is the same program executed again, so
  * that its address space is clean; it holds one engine's memory and answers
- * jobs over a socket. `server` has a new one for each turn, whose memory the
- * coordinator watches meanwhile. A wrong byte anywhere ends the run with status 1,
+ * jobs over a socket. `heap` and its kin have a new one for each turn, and so has
+ * `server`, whose memory the coordinator watches meanwhile. A wrong byte anywhere ends the run with status 1,
  * whatever else goes wrong with status 2.
  *
  * SPDX-License-Identifier: MIT
