@@ -7,10 +7,12 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "adopt.h"
 #include "adopt-when.h"
 #include "candidate.h"
+#include "freeze.h"
 #include "huge.h"
 #include "log.h"
 #include "memory.h"
@@ -87,10 +89,8 @@ static int mark(const struct candidate *c)
 	if (start >= end || !store_have_room(s))
 		return COW_REASON_ADDRESS;
 	extents_set(&s->extents, start, end, EXTENT_NATIVE, PROT_READ | PROT_WRITE, 0);
-	keep_apart(s, __builtin_frame_address(0));
-	keep_apart(s, (void *)pthread_self());
-	keep_apart(s, &process);
-	keep_apart(s, &in_bss);
+	if (end == (uintptr_t)sbrk(0))
+		atomic_store(&process.heap_end, end);
 	return COW_REASON_NONE;
 }
 
@@ -199,6 +199,14 @@ int adopt_mark(const struct adopt_what *what)
 
 		why = ret ? ret : why;
 	}
+	process_each_own(s) {
+		if (!s->adopted)
+			continue;
+		keep_apart(s, __builtin_frame_address(0));
+		keep_apart(s, (void *)pthread_self());
+		keep_apart(s, &process);
+		keep_apart(s, &in_bss);
+	}
 	return why;
 }
 
@@ -232,6 +240,21 @@ int adopt_can_release(const struct store *s, const struct extent *e)
 	return memory_is_ours(s, e) && !(e->flags & EXTENT_PINNED);
 }
 
+/* Not the stack that this runs on, which may be of the program's making. */
+static int release_piece(struct store *s, struct extent *e)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0) & ~(sys_page_size() - 1);
+
+	if (e->start < here + APART && e->end > here - APART) {
+		if (e->start >= here - APART) {
+			e->end = e->end < here + APART ? e->end : here + APART;
+			return -EAGAIN;
+		}
+		e->end = here - APART;
+	}
+	return store_have_room(s) ? memory_make_anonymous(s, e) : -ENOMEM;
+}
+
 int adopt_release(const struct adopt_what *what)
 {
 	int result = 0;
@@ -250,8 +273,7 @@ int adopt_release(const struct adopt_what *what)
 
 			e.end = e.end < edge ? e.end : edge;
 			if (adopt_can_release(s, &e))
-				ret = store_have_room(s) ? memory_make_anonymous(s, &e)
-							 : -ENOMEM;
+				ret = release_piece(s, &e);
 			result = ret < 0 ? ret : result;
 		}
 	}
@@ -271,6 +293,22 @@ void adopt_give_back(uintptr_t start, uintptr_t end)
 			    store_have_room(s))
 				(void)memory_make_anonymous(s, &e);
 	}
+}
+
+void adopt_unmapped(uintptr_t start, uintptr_t end)
+{
+	uintptr_t from;
+	struct store *s;
+
+	if (start >= end || !process_store_at(start, end - start) ||
+	    !process_lock_unless_forking())
+		return;
+	while ((s = process_next_window(&start, end, &from)))
+		if (s->adopted)
+			(void)verify_range(s, from, start);
+	while (freeze_reap_some())
+		;
+	process_unlock();
 }
 
 /* --- public ------------------------------------------------------------- */

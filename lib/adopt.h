@@ -38,6 +38,10 @@ int adopt_release(const struct adopt_what *what);
  * about to move it and nobody else touches it. */
 void adopt_give_back(uintptr_t start, uintptr_t end);
 
+/* Its owner has just unmapped something there: the store gives it back, as far as no
+ * descendant looks. Not under a lock that a fork waits for longer than this takes. */
+void adopt_unmapped(uintptr_t start, uintptr_t end);
+
 /* What cow_adopt() returns for a reason. */
 int adopt_error(int why);
 

@@ -65,12 +65,14 @@ void freeze_reap(void)
 	uint64_t now = 0;
 
 	process_each_own(s) {
-		if (!s->stale)
+		if (!s->stale && !s->adopted)
 			continue;
 		now = now ? now : sys_now_ns();
 		if (now - life->reaped < 50000000u)
 			return;
-		if (lease_free(&s->lease))
+		if (s->adopted)		/* its owner may have unmapped some */
+			(void)verify_store(s);
+		if (s->stale && lease_free(&s->lease))
 			reap_store(s);
 	}
 	if (now)

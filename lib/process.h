@@ -71,6 +71,7 @@ struct process {
 	int native_for_good;		/* enum cow_reason: no store can be made */
 	int lock_future;		/* mlockall(MCL_FUTURE) is in force */
 	int maps_short;			/* freeze_reserve() has failed */
+	_Atomic(uintptr_t) heap_end;	/* of the brk heap when it was adopted, 0: it was not */
 	int malloc_tamed;		/* the runtime sees to what malloc unmaps */
 	unsigned stores_at;		/* stores made for a hint, ancestors' too */
 };

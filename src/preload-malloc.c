@@ -30,6 +30,8 @@
 typedef void free_fn(void *p);
 typedef void *realloc_fn(void *p, size_t size);
 
+extern void *__curbrk;			/* the C library's break */
+
 static _Atomic(free_fn *) real_free;
 static _Atomic(realloc_fn *) real_realloc;
 static __thread int binding __attribute__((tls_model("initial-exec")));
@@ -74,9 +76,22 @@ static void prepare_to_grow(void *p, size_t size)
 	process_unlock();
 }
 
+/* The heap shrinks by itself inside of free(), in programs with one thread. */
+static void look_at_heap(void)
+{
+	uintptr_t end = atomic_load(&process.heap_end), now = end ? (uintptr_t)__curbrk : 0;
+
+	if (now >= end)
+		return;
+	atomic_store(&process.heap_end, now);
+	adopt_unmapped(now, end);
+}
+
 INTERPOSED void free(void *p)
 {
-	int gate = is_mapping(p) && !__libc_single_threaded;
+	int is = is_mapping(p), gate = is && !__libc_single_threaded;
+	uintptr_t start = (uintptr_t)p & ~(uintptr_t)15;
+	size_t len = is ? size_of(p) & ~(size_t)7 : 0;
 	uint64_t signals;
 
 	if (!atomic_load(&real_free))
@@ -88,6 +103,9 @@ INTERPOSED void free(void *p)
 	atomic_load(&real_free)(p);
 	if (gate)
 		gate_leave(&signals);
+	if (is)
+		adopt_unmapped(start, start + len);
+	look_at_heap();
 }
 
 INTERPOSED void *realloc(void *p, size_t size)
@@ -118,6 +136,7 @@ INTERPOSED int malloc_trim(size_t pad)
 	gate_enter(&signals);
 	ret = preload_real()->trim(pad);
 	gate_leave(&signals);
+	look_at_heap();
 	return ret;
 }
 
@@ -129,6 +148,7 @@ INTERPOSED int brk(void *end)
 	gate_enter(&signals);
 	ret = preload_real()->brk(end);
 	gate_leave(&signals);
+	look_at_heap();
 	return ret;
 }
 
@@ -140,5 +160,6 @@ INTERPOSED void *sbrk(intptr_t increment)
 	gate_enter(&signals);
 	ret = preload_real()->sbrk(increment);
 	gate_leave(&signals);
+	look_at_heap();
 	return ret;
 }

@@ -38,7 +38,7 @@ static const int legal[4][4] = {	/* [from][to] */
 	[EXTENT_FREE]	= { [EXTENT_FREE] = 1, [EXTENT_OWNED] = 1, [EXTENT_NATIVE] = 1 },
 	[EXTENT_OWNED]	= { 1, 1, 1, 1 },
 	[EXTENT_FROZEN]	= { 1, 1, 1, 1 },
-	[EXTENT_NATIVE]	= { [EXTENT_FREE] = 1, [EXTENT_OWNED] = 1, [EXTENT_NATIVE] = 1 },
+	[EXTENT_NATIVE]	= { [EXTENT_FREE] = 1, [EXTENT_OWNED] = 1, [EXTENT_FROZEN] = 1, [EXTENT_NATIVE] = 1 },
 };
 
 static uint64_t random_state;
@@ -256,7 +256,6 @@ END_TEST
 
 static const struct { enum extent_state from, to; } illegal[] = {
 	{ EXTENT_FREE, EXTENT_FROZEN },
-	{ EXTENT_NATIVE, EXTENT_FROZEN },
 };
 
 START_TEST(illegal_transition_asserts)
