@@ -7,12 +7,12 @@
  * runtime (src/preload-malloc.c), but for arenas other than the first. So those are
  * never lifted. Nor are the tables of threads' control blocks: what the kernel writes
  * there at a thread's end does not wait (fs/userfaultfd.c, PF_EXITING), and a
- * pthread_join(3) would wait for ever. All that holds for a refresh too.
+ * pthread_join(3) would wait for ever. Whoever makes a thread passes the gate, so that none
+ * begins meanwhile. All that holds for a refresh too.
  *
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "adopt.h"
@@ -41,7 +41,7 @@ static int is_inside(void *arg, uintptr_t block)
 {
 	const struct area *a = arg;
 
-	return block + BLOCK > a->start && block < a->end + BLOCK;
+	return !block || (block + BLOCK > a->start && block < a->end + BLOCK);
 }
 
 static int has_control_block(uintptr_t start, uintptr_t end)
@@ -63,31 +63,27 @@ static int is_arena(uintptr_t at)
 	       !(heap[3] % page) && (heap[0] & (ARENA - 1)) < page;
 }
 
-/* Stacks of threads that ended are used again. They lie above a guard, and can have
- * become one mapping with what lies above them. */
-static int may_be_stack(uintptr_t start)
-{
-	size_t size = (size_t)8 << 20;
-	struct procfs_map m, guard;
-	pthread_attr_t attr;
-
-	if (procfs_map_at(start, &m) < 0)
-		return 1;
-	if (procfs_map_at(m.start - 1, &guard) < 0 || guard.prot || guard.shared || guard.ino)
-		return 0;
-	if (pthread_getattr_default_np(&attr) == 0) {
-		(void)pthread_attr_getstacksize(&attr, &size);
-		pthread_attr_destroy(&attr);
-	}
-	return start < m.start + size - sys_page_size();
-}
-
 int adopt_may_lift(const struct extent *e)
 {
 	for (uintptr_t at = e->start & ~(ARENA - 1); at < e->end; at += ARENA)
 		if (is_arena(at))
-			return -EADDRINUSE;
-	return may_be_stack(e->start) || has_control_block(e->start, e->end) ? -EDOM : 0;
+			return 0;
+	return 1;
+}
+
+int adopt_lift(store_step *step, struct lift *l, struct store *s, struct extent *e)
+{
+	int ret = gate_close();
+
+	if (ret < 0)
+		return ret;
+	ret = -EEXIST;
+	if (has_control_block(e->start, e->end))
+		ret = -EDOM;
+	else if (verify_piece(s, e))
+		ret = store_by_halves(step, s, e->start, e->end - e->start, l);
+	gate_open();
+	return ret;
 }
 
 static void unmark_all(void)
@@ -142,9 +138,8 @@ static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 
 	lift_reap();
 	e->end = e->end < edge ? e->end : edge;
-	ret = s->adopted ? adopt_may_lift(e) : 0;
-	if (ret < 0)
-		return ret;
+	if (s->adopted && !adopt_may_lift(e))
+		return -EADDRINUSE;
 	if (!a->releases && memory_is_locked(e->start, e->end - e->start))
 		return -EACCES;
 	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
@@ -155,11 +150,8 @@ static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 	if (e->state == EXTENT_OWNED && freeze_range(s, e->start, e->end - e->start) < 0)
 		return -ENOMEM;
 	spare_lend(&s->spare, LIFT_MAPS);
-	gate_close();
-	ret = verify_piece(s, e) ? store_by_halves(step, s, e->start, e->end - e->start, l)
-				 : -EEXIST;
-	gate_open();
-	if (ret < 0 && !a->releases)
+	ret = adopt_lift(step, l, s, e);
+	if (ret < 0 && ret != -EINPROGRESS && !a->releases)
 		extents_each(left, &s->extents, e->start, e->end)
 			if (adopt_is_marked(&left))
 				(void)store_punch(s, left.start, left.end - left.start);
@@ -201,6 +193,8 @@ static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct 
 		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
 		ret = lift_piece(a, l, s, &whole, e);
 	}
+	if (ret == -EINPROGRESS)	/* once more */
+		return;
 	if (ret == 0)
 		a->bytes += e->end - e->start;
 	else if (reason_of(ret))

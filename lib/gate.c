@@ -1,6 +1,7 @@
 /*
  * SPDX-License-Identifier: MIT
  */
+#include <errno.h>
 #include <sched.h>
 
 #include "gate.h"
@@ -11,7 +12,8 @@ void gate_enter(uint64_t *ret_signals)
 {
 	struct gate *g = &process.life->gate;
 
-	sys_block_signals(ret_signals);
+	if (ret_signals)
+		sys_block_signals(ret_signals);
 	for (;;) {
 		atomic_fetch_add(&g->inside, 1);
 		if (!atomic_load(&g->closed))
@@ -25,14 +27,23 @@ void gate_enter(uint64_t *ret_signals)
 void gate_leave(const uint64_t *signals)
 {
 	atomic_fetch_sub(&process.life->gate.inside, 1);
-	sys_restore_signals(signals);
+	if (signals)
+		sys_restore_signals(signals);
 }
 
-void gate_close(void)
+int gate_close(void)
 {
-	atomic_store(&process.life->gate.closed, 1);
-	while (atomic_load(&process.life->gate.inside))
+	struct gate *g = &process.life->gate;
+
+	atomic_store(&g->closed, 1);
+	while (atomic_load(&g->inside)) {
+		if (process_waited_for()) {
+			gate_open();
+			return -EINPROGRESS;
+		}
 		sched_yield();
+	}
+	return 0;
 }
 
 void gate_open(void)

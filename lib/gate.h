@@ -1,10 +1,11 @@
 /*
  * The gate between those who unmap or replace memory that may be adopted, and the mover,
- * which must not be met by that while it has a table lifted.
+ * which must not be met by that while it has a table lifted. Who makes threads passes it
+ * too.
  *
  * Not the process lock, which a fork holds while the C library takes its stream locks: who
  * frees a large block may hold one of those. The order: the process lock, then the gate,
- * which the mover closes; nobody takes the process lock or waits for a thread inside.
+ * which the mover closes.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -20,12 +21,15 @@ struct gate {
 	atomic_uint closed;	/* waited for */
 };
 
-/* In and out, with all signals blocked meanwhile. */
+/* In and out, with all signals blocked meanwhile; with NULL they are not: then no handler
+ * may fork. */
 void gate_enter(uint64_t *ret_signals);
 void gate_leave(const uint64_t *signals);
 
-/* By the mover: waits until nobody is inside. */
-void gate_close(void);
+/* By the mover, with the process lock: waits until nobody is inside. -EINPROGRESS: it stays open,
+ * since somebody waits for the lock, who may be inside (an allocator that makes a thread's
+ * storage maps memory). */
+int gate_close(void);
 void gate_open(void);
 
 #endif

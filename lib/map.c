@@ -155,6 +155,8 @@ static long map_over(struct request *r)
 	struct store *s = process_store_at(r->start, r->size);
 	long ret;
 
+	if (!s)		/* a new child's windows are smaller */
+		return map_natively(r);
 	if (!store_have_room(s))
 		return -ENOMEM;
 	verify_windows(r);

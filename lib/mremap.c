@@ -539,6 +539,8 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 		return call_address(remap_natively(m.addr, old_len, new_len, flags,
 						   (uintptr_t)new_addr));
 	process_lock();
+	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);	/* a new child's are fewer */
+	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
 	if (target && target->adopted)
 		(void)verify_store(target);
 	if (m.s && m.s->adopted)

@@ -421,6 +421,26 @@ int procfs_pins(void)
 	return found;
 }
 
+#define PF_IO_WORKER 0x10u	/* include/linux/sched.h: of io_uring, never in the program */
+
+/* pid (name) state and numbers, of which the seventh are its flags (proc(5)). */
+static int is_worker(int dir, const char *tid)
+{
+	struct reader r = { 0 };
+	char path[32], line[256], *p;
+	unsigned flags = 0;
+
+	snprintf(path, sizeof(path), "%s/stat", tid);
+	r.fd = sys_open_at(dir, path, O_RDONLY);
+	if (r.fd < 0)
+		return 0;
+	text(&r, line, sizeof(line));
+	sys_close(r.fd);
+	p = strrchr(line, ')');
+	return p && sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 &&
+	       flags & PF_IO_WORKER;
+}
+
 /* The C library keeps a thread's list of robust locks in its control block. */
 int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
 {
@@ -438,7 +458,8 @@ int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
 
 			for (const char *p = e->name; *p >= '0' && *p <= '9'; p++)
 				tid = tid * 10 + (*p - '0');
-			if (tid && sys_robust_list(tid, &block) == 0 && block)
+			if (tid && sys_robust_list(tid, &block) == 0 &&
+			    (block || !is_worker(dir, e->name)))
 				ret = fn(arg, block);
 			at += e->size;
 		}

@@ -41,8 +41,8 @@ void procfs_dump_private(void);
  * memory: one with O_DIRECT, an io_uring with registered buffers? -errno. */
 int procfs_pins(void);
 
-/* Call fn for the control block of each thread. A result other than 0 ends the walk and
- * is returned; -errno. */
+/* Call fn for the control block of each thread; 0 of one that is about to begin or to end,
+ * or has none. A result other than 0 ends the walk and is returned; -errno. */
 int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg);
 
 /* Does a filter for system calls hold for this thread (seccomp(2))? 1 also when it

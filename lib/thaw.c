@@ -17,7 +17,6 @@
 
 #include "adopt.h"
 #include "freeze.h"
-#include "gate.h"
 #include "memory.h"
 #include "merge.h"
 #include "process.h"
@@ -260,21 +259,7 @@ static int is_as_thawed(struct store *s, struct extent *e)
 		return 0;
 	*e = extents_piece(&s->extents, e->start, e->end);
 	return !can_thaw(e) || (e->state == EXTENT_FROZEN && !merge_has_pages(e)) ||
-	       !process.malloc_tamed || adopt_may_lift(e) < 0;
-}
-
-/* Adopted memory may be unmapped at any other time. */
-static int lift_gated(struct lift *l, struct store *s, struct extent *e)
-{
-	int ret = -EEXIST;
-
-	if (!s->adopted)
-		return store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
-	gate_close();
-	if (verify_piece(s, e))
-		ret = store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
-	gate_open();
-	return ret;
+	       !process.malloc_tamed || !adopt_may_lift(e);
 }
 
 /* 0; 1: there was nothing to do; -errno. */
@@ -302,7 +287,10 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 	if (nobody)
 		return thaw_reservation(s, e);
 	spare_lend(&s->spare, LIFT_MAPS);
-	ret = lift_gated(l, s, e);
+	if (s->adopted)
+		ret = adopt_lift(thaw_lift, l, s, e);
+	else
+		ret = store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
 	if (freeze_reserve(s, 0) == 0)
 		return ret;
 	/* somebody took the maps: frozen memory needs none */
@@ -320,7 +308,7 @@ static int thaw_piece(struct thaw *t, struct lift *l, struct store *s, struct ex
 		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
 		ret = lift_piece(l, s, e);
 	}
-	if (ret == -EBUSY || ret == 1)
+	if (ret == -EBUSY || ret == 1 || ret == -EINPROGRESS)
 		return ret;
 	len = e->end - e->start;
 	if (ret < 0) {
@@ -359,6 +347,8 @@ int thaw_next(struct thaw *t, struct lift *l)
 		ret = thaw_piece(t, l, s, &e);
 		if (ret == 1)
 			t->at = e.end;
+		if (ret == -EINPROGRESS)	/* the same once more */
+			ret = 1;
 		t->ns += sys_now_ns() - start;
 		if (l->held_ns > t->longest_ns)
 			t->longest_ns = l->held_ns;

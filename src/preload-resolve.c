@@ -31,6 +31,8 @@ const struct real *preload_real(void)
 	BIND(rwlock_init, "pthread_rwlock_init");
 	BIND(barrier_init, "pthread_barrier_init");
 	BIND(sem_init, "sem_init");
+	BIND(thread_create, "pthread_create");
+	BIND(thrd_create, "thrd_create");
 	BIND(brk, "brk");
 	BIND(sbrk, "sbrk");
 	BIND(trim, "malloc_trim");

@@ -10,6 +10,7 @@
  */
 #include <semaphore.h>
 
+#include "gate.h"
 #include "preload.h"
 
 INTERPOSED int pthread_attr_setstack(pthread_attr_t *attr, void *stack, size_t size)
@@ -61,4 +62,29 @@ INTERPOSED int sem_init(sem_t *sem, int shared, unsigned value)
 	if (shared)
 		preload_detach(sem, sizeof(*sem));
 	return preload_real()->sem_init(sem, shared, value);
+}
+
+/* A control block must not come to lie in what the mover has lifted. The signal mask is
+ * the new thread's too, so it is left alone. */
+INTERPOSED int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+			      void *(*fn)(void *), void *arg)
+{
+	const struct real *real = preload_real();
+	int ret;
+
+	gate_enter(NULL);
+	ret = real->thread_create(thread, attr, fn, arg);
+	gate_leave(NULL);
+	return ret;
+}
+
+INTERPOSED int thrd_create(thrd_t *thread, thrd_start_t fn, void *arg)
+{
+	const struct real *real = preload_real();
+	int ret;
+
+	gate_enter(NULL);
+	ret = real->thrd_create(thread, fn, arg);
+	gate_leave(NULL);
+	return ret;
 }

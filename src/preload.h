@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <threads.h>
 
 #define INTERPOSED __attribute__((visibility("default")))
 
@@ -28,6 +29,9 @@ struct real {
 	int (*barrier_init)(pthread_barrier_t *barrier,
 			    const pthread_barrierattr_t *attr, unsigned count);
 	int (*sem_init)(sem_t *sem, int shared, unsigned value);
+	int (*thread_create)(pthread_t *thread, const pthread_attr_t *attr,
+			     void *(*fn)(void *), void *arg);
+	int (*thrd_create)(thrd_t *thread, thrd_start_t fn, void *arg);
 	int (*brk)(void *end);
 	void *(*sbrk)(intptr_t increment);
 	int (*trim)(size_t pad);
