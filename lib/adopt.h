@@ -63,7 +63,8 @@ struct adopt {			/* all zero at its start */
 /* May what was adopted there, or is about to be, be lifted at all? */
 int adopt_may_lift(const struct extent *e);
 
-/* Lift it by a step. 0; -EINPROGRESS: not now, give up the lock; -EDOM: a thread's control block lies there; -EEXIST: it is not what
+/* Lift it by a step. 0; -EINPROGRESS: not now, give up the lock; -EDOM: a thread's control
+ * block lies there; -EEXIST: it is not what
  * it was; what the step says. */
 int adopt_lift(store_step *step, struct lift *l, struct store *s, struct extent *e);
 
