@@ -112,7 +112,7 @@ static int release_step(struct store *s, uintptr_t start, size_t len, void *arg)
 	int ret = lift_and_release(arg, s, &e);
 
 	if (ret == 0)
-		memory_yield(s, e.start, e.end, e.prot, EXTENT_PROGRAM);
+		memory_yield(s, e.start, e.end, e.prot, EXTENT_KEEP);
 	return ret;
 }
 

@@ -240,6 +240,11 @@ int adopt_can_release(const struct store *s, const struct extent *e)
 	return memory_is_ours(s, e) && !(e->flags & EXTENT_PINNED);
 }
 
+static int give_back(struct store *s, const struct extent *e)
+{
+	return store_have_room(s) ? memory_make_anonymous(s, e, EXTENT_KEEP) : -ENOMEM;
+}
+
 /* Not the stack that this runs on, which may be of the program's making. */
 static int release_piece(struct store *s, struct extent *e)
 {
@@ -252,7 +257,7 @@ static int release_piece(struct store *s, struct extent *e)
 		}
 		e->end = here - APART;
 	}
-	return store_have_room(s) ? memory_make_anonymous(s, e) : -ENOMEM;
+	return give_back(s, e);
 }
 
 int adopt_release(const struct adopt_what *what)
@@ -289,9 +294,8 @@ void adopt_give_back(uintptr_t start, uintptr_t end)
 		if (!s->adopted || verify_range(s, from, start) < 0)
 			continue;
 		extents_each(e, &s->extents, from, start)
-			if ((memory_is_ours(s, &e) || e.flags & EXTENT_PINNED) &&
-			    store_have_room(s))
-				(void)memory_make_anonymous(s, &e);
+			if (memory_is_ours(s, &e) || e.flags & EXTENT_PINNED)
+				(void)give_back(s, &e);
 	}
 }
 

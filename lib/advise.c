@@ -137,7 +137,7 @@ static int advise_pinned(struct store *s, const struct extent *e, int advice)
 	case MEANS_ZERO:
 		return zero_pinned(s, e, advice);
 	case MEANS_ANONYMOUS:
-		ret = memory_make_anonymous(s, e);
+		ret = memory_make_anonymous(s, e, EXTENT_PROGRAM);
 		break;
 	case MEANS_EMPTY:
 		return up_to_lock(s, *e, guard);
@@ -160,7 +160,7 @@ static int advise_ours(struct store *s, const struct extent *e, int advice)
 	case MEANS_ZERO:
 		return memory_zero(s, e->start, e->end);
 	case MEANS_ANONYMOUS:
-		ret = memory_make_anonymous(s, e);
+		ret = memory_make_anonymous(s, e, EXTENT_PROGRAM);
 		break;
 	case MEANS_EMPTY:
 		return guard(s, e);

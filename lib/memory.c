@@ -422,7 +422,7 @@ void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int 
 		}
 }
 
-int memory_make_anonymous(struct store *s, const struct extent *e)
+int memory_make_anonymous(struct store *s, const struct extent *e, unsigned flags)
 {
 	size_t len = e->end - e->start;
 	int locked = e->flags & EXTENT_PINNED && memory_is_locked(e->start, len);
@@ -446,8 +446,10 @@ int memory_make_anonymous(struct store *s, const struct extent *e)
 		return ret;
 	}
 	process_native(COW_REASON_CALL);
-	memory_yield(s, e->start, e->end, e->prot, EXTENT_PROGRAM);
+	flags |= e->flags & (EXTENT_DONTFORK | EXTENT_DONTDUMP);
+	memory_yield(s, e->start, e->end, e->prot, flags);
 	memory_lock_as(e->start, len, locked);
+	memory_advise_again(e->start, len, e->flags);
 	return 0;
 }
 

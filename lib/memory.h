@@ -53,9 +53,10 @@ void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int 
 /* The same for len bytes of any mapping, nothing given back. */
 void memory_copy_pages(uintptr_t to, uintptr_t from, size_t len);
 
-/* Copy a piece to anonymous memory and put that in its place. What another thread
- * writes to the piece during the call can be lost. Likewise. */
-int memory_make_anonymous(struct store *s, const struct extent *e);
+/* Copy a piece to anonymous memory and put that in its place; flags: EXTENT_PROGRAM if
+ * to the program it is another mapping than its neighbours from now on, else EXTENT_KEEP.
+ * What another thread writes to the piece during the call can be lost. Likewise. */
+int memory_make_anonymous(struct store *s, const struct extent *e, unsigned flags);
 
 /* Write zeros to a piece. Likewise. */
 int memory_zero_by_hand(const struct extent *e);
