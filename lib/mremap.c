@@ -21,6 +21,7 @@
 #include "memory.h"
 #include "options.h"
 #include "process.h"
+#include "procfs.h"
 #include "region.h"
 #include "sys.h"
 #include "verify.h"
@@ -479,12 +480,85 @@ static long remap_foreign(const struct move *m, int into_window)
 
 /* --- adopted memory ----------------------------------------------------- */
 
+static int is_plain(const struct procfs_map *m)
+{
+	return !m->ino && !m->shared;
+}
+
+/* Was it one mapping before a part of it was adopted? */
+static int was_one(uintptr_t start, uintptr_t end)
+{
+	struct procfs_map first, m;
+
+	if (procfs_map_at(start, &first) < 0 || !is_plain(&first))
+		return 0;
+	for (uintptr_t at = first.end; at < end; at = m.end)
+		if (procfs_map_at(at, &m) < 0 || !is_plain(&m) || m.prot != first.prot)
+			return 0;
+	return 1;
+}
+
+/* Over the target, mapping by mapping; the last one grows. Back again where one is
+ * refused. */
+static long carry_mappings(const struct move *m, uintptr_t to)
+{
+	uintptr_t at = m->addr, end = at + lesser(m), off = to - at;
+	struct procfs_map p;
+	long ret = 0;
+
+	for (; at < end; at = p.end) {
+		size_t len, new_len;
+
+		if (procfs_map_at(at, &p) < 0)
+			break;
+		p.end = p.end < end ? p.end : end;
+		len = p.end - at;
+		new_len = p.end < end || m->new_len < m->old_len ? len :
+			  len + (m->new_len - m->old_len);
+		ret = sys_mremap(at, len, new_len, ONTO | (m->flags & MREMAP_DONTUNMAP),
+				 at + off);
+		if (sys_failed(ret))
+			break;
+	}
+	if (at >= end)
+		return (long)to;
+	for (end = at, at = m->addr; at < end; at = p.end)
+		if (procfs_map_at(at + off, &p) == 0) {
+			p.end = p.end - off < end ? p.end - off : end;
+			sys_mremap(at + off, p.end - at, p.end - at, ONTO, at);
+		}
+	return sys_failed(ret) ? ret : -EFAULT;
+}
+
+static long move_mappings(const struct move *m)
+{
+	const int none = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED |
+			 MEMORY_NATIVE;
+	long to = (long)m->new_addr, ret;
+
+	if (!(m->flags & MREMAP_MAYMOVE))
+		return -ENOMEM;
+	if (!(m->flags & MREMAP_FIXED))
+		to = reserve(m);
+	else if (cow_mmap((void *)to, m->new_len, PROT_NONE, none, -1, 0) == MAP_FAILED)
+		return -errno;
+	if (sys_failed(to))
+		return -ENOMEM;
+	ret = carry_mappings(m, (uintptr_t)to);
+	if (sys_failed(ret) && !(m->flags & MREMAP_FIXED))
+		sys_munmap((uintptr_t)to, m->new_len);
+	if (!sys_failed(ret) && m->new_len < m->old_len)
+		sys_munmap(m->addr + m->new_len, m->old_len - m->new_len);
+	return ret;
+}
+
 /* The kernel moves it, as the plain memory that it was: out of its window it would show
  * the store and be looked after by nobody. What is FREE there is the kernel's anyway. */
 static long remap_adopted(struct move *m, int into_window)
 {
 	uintptr_t end = m->addr + m->old_len, at = m->addr, from;
 	struct store *s;
+	long ret;
 
 	while ((s = process_next_window(&at, end, &from)))
 		if (!s->adopted)	/* not one mapping */
@@ -492,7 +566,8 @@ static long remap_adopted(struct move *m, int into_window)
 	if (check(m) == 0 && (m->new_len > m->old_len || m->flags & MREMAP_FIXED ||
 			      m->flags & MREMAP_DONTUNMAP))
 		adopt_give_back(m->addr, end);
-	return remap_foreign(m, into_window);
+	ret = remap_foreign(m, into_window);
+	return ret == -EFAULT && was_one(m->addr, end) ? move_mappings(m) : ret;
 }
 
 /* The mover may be about to adopt what is there. */
