@@ -237,6 +237,8 @@ int verify_piece(const struct store *s, struct extent *e)
 		return ret != -ENOENT;	/* no /proc, or no map */
 	if (m.end < e->end)
 		e->end = m.end;
+	if (s->adopted && m.prot != e->prot)	/* its owner's own mprotect(2) */
+		return 0;
 	if (e->state == EXTENT_NATIVE)	/* anonymous memory laid over a window */
 		return kind_of(s, &m) == KIND_ANONYMOUS;
 	return expected(e, kind_of(s, &m));

@@ -17,8 +17,8 @@ int verify_store(struct store *s);
 /* The same if there is anything to find in this part of an adopted window. */
 int verify_range(struct store *s, uintptr_t start, uintptr_t end);
 
-/* Is the beginning of this piece of an extent a mapping of the kind that it should
- * be? The piece is cut where that mapping ends. */
+/* Is the beginning of this piece of an extent a mapping of the kind, and if it was adopted
+ * of the protection, that it should be? The piece is cut where that mapping ends. */
 int verify_piece(const struct store *s, struct extent *e);
 
 #endif
