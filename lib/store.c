@@ -17,6 +17,7 @@
 #include "procfs.h"
 #include "store.h"
 #include "sys.h"
+#include "verify.h"
 
 /* Page tables move whole where both ends are congruent to 1 GiB (PUD entries;
  * mm/mremap.c, get_extent), else to 2 MiB (PMD entries). */
@@ -594,6 +595,18 @@ static int reopen(struct store *s, uintptr_t from, uintptr_t to)
 	return ret;
 }
 
+/* -ENOMEM is also what the kernel says where the owner of adopted memory has unmapped some
+ * of it. */
+static int reopen_around(struct store *s, uintptr_t but_from, uintptr_t but_to)
+{
+	uintptr_t end = s->base + s->size;
+	int ret = reopen(s, s->base, but_from) | reopen(s, but_to, end);
+
+	if (ret < 0 && s->adopted && verify_store(s) == 0)
+		ret = reopen(s, s->base, but_from) | reopen(s, but_to, end);
+	return ret;
+}
+
 int store_reopen(struct store *s, uintptr_t but_from, uintptr_t but_to)
 {
 	uintptr_t end = s->base + s->size;
@@ -603,7 +616,7 @@ int store_reopen(struct store *s, uintptr_t but_from, uintptr_t but_to)
 		return 0;
 	if (but_from < s->base || but_from >= end)
 		but_from = but_to = end;
-	ret = reopen(s, s->base, but_from) | reopen(s, but_to, end);
+	ret = reopen_around(s, but_from, but_to);
 	s->closed = ret < 0;
 	s->owns |= s->closed;
 	return ret < 0 ? -ENOMEM : 0;
