@@ -31,7 +31,7 @@ const struct case_kind cases[CASE_COUNT] = {
 	},
 	[CASE_HEAP_ADOPT] = {
 		"heap-adopt", "how fast it is adopted, alone and beside threads that write",
-		ENGINE_BIT(ENGINE_ADOPT), ENGINE_BIT(ENGINE_ADOPT), CASES_HEAP, 2,
+		ENGINE_BIT(ENGINE_ADOPT), ENGINE_BIT(ENGINE_ADOPT), CASES_HEAP, HEAP_BUSY + 1,
 		measure_heap_adopt,
 	},
 	[CASE_HEAP_FORKS] = {
@@ -113,10 +113,13 @@ static size_t matrix_cells(enum case_id id, struct cell *ret_cells)
 	return n;
 }
 
-static size_t part_cells(enum case_id id, struct cell *ret_cells)
+static size_t part_cells(enum case_id id, const struct options *opt, struct cell *ret_cells)
 {
 	for (unsigned part = 0; part < cases[id].parts; part++)
-		ret_cells[part] = (struct cell){ .id = id, .children = 1, .part = part };
+		ret_cells[part] = (struct cell){
+			.id = id, .children = 1, .part = part,
+			.load.rate = part == HEAP_BUSY ? 0 : opt->load.rate,
+		};
 	return cases[id].parts;
 }
 
@@ -143,7 +146,7 @@ size_t cells_make(unsigned case_bits, const struct options *opt, struct cell *re
 		if (cases[id].flags & CASE_MATRIX)
 			n += matrix_cells((enum case_id)id, ret_cells + n);
 		else if (cases[id].flags & CASE_PARTS)
-			n += part_cells((enum case_id)id, ret_cells + n);
+			n += part_cells((enum case_id)id, opt, ret_cells + n);
 		else
 			ret_cells[n++] = cell_make((enum case_id)id, opt);
 	}

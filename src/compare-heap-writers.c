@@ -1,9 +1,10 @@
 /*
  * Threads that write to memory while it is adopted: each adds one to a word of its own
- * in a random unit and to its own count for that unit, again and again. A write that
- * was lost stays missing in the sum. The time from the end of a write to the end of
- * the next is what a writer can have stood still: all of it counts, the scheduler's
- * part too, so the longest from before the mark stands beside the one from then on.
+ * in a random unit and to its own count for that unit, at a rate or without a pause. A
+ * write that was lost stays missing in the sum. The time from the end of a write, or of
+ * the pause after it, to the end of the next is what a writer can have stood still: all
+ * of it counts, the scheduler's part too, so the longest from before the mark stands
+ * beside the one from then on.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -12,6 +13,8 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <time.h>
 
 #include "compare-heap.h"
 
@@ -25,6 +28,7 @@ struct writer {
 
 struct heap_writers {
 	struct heap *heap;
+	double pause;		/* us from write to write; 0: none */
 	int marked, stop;
 	size_t size;		/* of this mapping */
 	struct writer writer[HEAP_WRITERS];
@@ -38,28 +42,49 @@ static uint64_t next_random(uint64_t *state)
 	return *state ^= *state << 17;
 }
 
+/* When that is over. */
+static double sleep_until(double due)
+{
+	double left;
+
+	while ((left = due - clock_us()) > 0) {
+		struct timespec t = { .tv_sec = (time_t)(left / 1e6) };
+
+		t.tv_nsec = (long)((left - (double)t.tv_sec * 1e6) * 1e3);
+		nanosleep(&t, NULL);
+	}
+	return clock_us();
+}
+
+static void write_one(struct writer *w, size_t unit, double since)
+{
+	const struct heap_writers *all = w->all;
+	volatile uint64_t *at = heap_word(all->heap, unit, 1 + (size_t)(w - all->writer));
+	double *longest, us;
+
+	*at = *at + 1;
+	w->count[unit]++;
+	us = clock_us() - since;
+	longest = &w->longest[__atomic_load_n(&all->marked, __ATOMIC_ACQUIRE)];
+	*longest = us > *longest ? us : *longest;
+	__atomic_store_n(&w->done, w->done + 1, __ATOMIC_RELEASE);
+}
+
 static void *write_on(void *arg)
 {
 	struct writer *w = arg;
 	struct heap_writers *all = w->all;
-	const struct heap *h = all->heap;
-	size_t word = 1 + (size_t)(w - all->writer);
-	uint64_t state = memory_pattern(h->bench->memory.seed, word, 1, 0) | 1;
-	double last = clock_us(), now;
+	uint64_t state = memory_pattern(all->heap->bench->memory.seed,
+					(uint64_t)(w - all->writer), 1, 0) | 1;
+	double begin = clock_us(), since = begin;
 
+	prctl(PR_SET_TIMERSLACK, 1);
 	while (!__atomic_load_n(&all->stop, __ATOMIC_ACQUIRE)) {
-		size_t unit = (size_t)((next_random(&state) >> 32) * h->units >> 32);
-		volatile uint64_t *at = heap_word(h, unit, word);
-		double *longest;
+		uint64_t random = next_random(&state) >> 32;
 
-		*at = *at + 1;
-		w->count[unit]++;
-		now = clock_us();
-		longest = &w->longest[__atomic_load_n(&all->marked, __ATOMIC_ACQUIRE)];
-		if (now - last > *longest)
-			*longest = now - last;
-		last = now;
-		__atomic_store_n(&w->done, w->done + 1, __ATOMIC_RELEASE);
+		write_one(w, (size_t)(random * all->heap->units >> 32), since);
+		since = all->pause > 0 ? sleep_until(begin + (double)w->done * all->pause)
+			: clock_us();
 	}
 	return NULL;
 }
@@ -84,7 +109,7 @@ static void stop(struct heap_writers *all)
 			pthread_join(all->writer[i].thread, NULL);
 }
 
-int heap_writers_start(struct heap *h, struct heap_writers **ret)
+int heap_writers_start(struct heap *h, unsigned rate, struct heap_writers **ret)
 {
 	size_t size = sizeof(**ret) + HEAP_WRITERS * h->units * sizeof(uint32_t);
 	struct heap_writers *all = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED |
@@ -93,6 +118,7 @@ int heap_writers_start(struct heap *h, struct heap_writers **ret)
 	if (all == MAP_FAILED)
 		return -errno;
 	all->heap = h;
+	all->pause = rate ? 1e6 / rate : 0;
 	all->size = size;
 	for (int i = 0; i < HEAP_WRITERS; i++) {
 		struct writer *w = &all->writer[i];

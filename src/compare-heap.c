@@ -23,7 +23,8 @@ const char *heap_part(enum case_id id, unsigned part, char *buf, size_t size)
 	if (id == CASE_HEAP)
 		snprintf(buf, size, "%s", heap_kinds[part].name);
 	else if (id == CASE_HEAP_ADOPT && part)
-		snprintf(buf, size, "%d writers", HEAP_WRITERS);
+		snprintf(buf, size, part == HEAP_BUSY ? "%d busy writers" : "%d writers",
+			 HEAP_WRITERS);
 	else if (id == CASE_HEAP_ADOPT)
 		snprintf(buf, size, "alone");
 	else
@@ -179,14 +180,14 @@ static void be_busy(double us)
 		;
 }
 
-static int adopt_beside_writers(struct heap *h)
+static int adopt_beside_writers(struct heap *h, unsigned rate)
 {
 	double before_us, us, writes;
 	struct heap_writers *w;
 	int ret, adopted;
 
 	worker_unpin();
-	ret = heap_writers_start(h, &w);
+	ret = heap_writers_start(h, rate, &w);
 	if (ret < 0)
 		return reply_fail(h->reply, "threads: %s", strerror(-ret));
 	be_busy(BEFORE_US);
@@ -210,7 +211,7 @@ int measure_heap_adopt(struct bench *b, const struct job *job, struct reply *rep
 		return -1;
 	if (!job->cell.part)
 		adopt(&h);
-	else if (adopt_beside_writers(&h) < 0)
+	else if (adopt_beside_writers(&h, job->cell.load.rate) < 0)
 		return -1;
 	return heap_check(&h);
 }

@@ -49,8 +49,8 @@ int heap_wrong(const struct heap *h, size_t unit, size_t word, uint64_t expected
 
 struct heap_writers;
 
-/* Threads that write random words without a pause; 0 or -errno. */
-int heap_writers_start(struct heap *h, struct heap_writers **ret);
+/* Threads that write so many random words a second, 0: without a pause; 0 or -errno. */
+int heap_writers_start(struct heap *h, unsigned rate, struct heap_writers **ret);
 /* From now on, until heap_writers_stop(), is what is measured. */
 void heap_writers_mark(struct heap_writers *w);
 /* Once each has written again. Look for lost writes, tell what was measured. */

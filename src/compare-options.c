@@ -41,7 +41,8 @@ static const struct argp_option options[] = {
 	{ "forks", KEY_FORKS, "K", 0, "Forks of the case review, 1 to 1000 (default 16), and "
 	  "of server, 1 to 100 (default 4)", 0 },
 	{ "threads", KEY_THREADS, "N", 0, "Writers of the case server, 1 to 64 (default 2)", 0 },
-	{ "rate", KEY_RATE, "N", 0, "Writes a second of each of them (default 10000)", 0 },
+	{ "rate", KEY_RATE, "N", 0, "Writes a second of each of them, and of the two of "
+	  "heap-adopt (default 10000)", 0 },
 	{ "quick", 'q', NULL, 0, "64M, two rounds, short pauses: does it work at all?", 0 },
 	{ "goals", KEY_GOALS, NULL, 0, "Run what the project's goals need, at their sizes (12 "
 	  "to 18 minutes), and print only how they are met", 0 },

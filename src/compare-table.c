@@ -84,8 +84,8 @@ static void note(const struct row *row, FILE *to)
 	if (row->series[METRIC_ADOPTED].n)
 		adopted_note(row, to);
 	if (row->series[METRIC_STALL].n)
-		fprintf(to, "; %.0f million writes, none lost; longest stall %.1f ms "
-			"(%.1f before), held %.1f ms", middle(row, METRIC_WRITES_DONE) / 1e6,
+		fprintf(to, "; %.0f writes, none lost; longest stall %.1f ms "
+			"(%.1f before), held %.1f ms", middle(row, METRIC_WRITES_DONE),
 			middle(row, METRIC_STALL) / 1e3,
 			middle(row, METRIC_STALL_BEFORE) / 1e3, middle(row, METRIC_HOLD) / 1e3);
 	fputc('\n', to);

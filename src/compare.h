@@ -128,7 +128,7 @@ struct load {
 };
 
 /* What is measured at one size: a case, in the matrix which pages, and of a
- * server its load. */
+ * server or beside writers its load. */
 struct cell {
 	enum case_id id;
 	enum order order;
@@ -164,10 +164,11 @@ extern const unsigned shares_permille[5];
 #define CALLS_PARTS (5 * CALL_COUNT)
 const char *calls_part(unsigned part, char *buf, size_t size);
 
-/* `heap`: a part is a kind of memory; `heap-adopt`: alone, or beside writers;
- * `heap-forks`: how many forks. compare-heap.c */
+/* `heap`: a part is a kind of memory; `heap-adopt`: alone, or beside writers at a rate
+ * or without a pause; `heap-forks`: how many forks. compare-heap.c */
 #define HEAP_KINDS 5
 #define HEAP_WRITERS 2
+#define HEAP_BUSY 2		/* part of `heap-adopt` */
 #define HEAP_FORKS 4
 extern const unsigned heap_forks[HEAP_FORKS];
 const char *heap_part(enum case_id id, unsigned part, char *buf, size_t size);

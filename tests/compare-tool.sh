@@ -175,12 +175,14 @@ for part in 'brk 1K' 'malloc 1M' 'malloc whole' 'arena 1K' 'raw mmap'; do
 done
 one_row heap-adopt adopt alone
 one_row heap-adopt adopt '2 writers'
+one_row heap-adopt adopt '2 busy writers'
 for part in '1 fork' '10 forks' '100 forks' '1000 forks'; do
 	for engine in fork-4k adopt adopt-auto; do
 		one_row heap-forks $engine "$part"
 	done
 done
-grep '"2 writers"' "$work/out" | grep -q '"writes_done":[1-9]' || fail "no writer wrote"
+[ "$(grep 'writers"' "$work/out" | grep -c '"writes_done":[1-9]')" = 2 ] ||
+	fail "no writer wrote"
 
 run --size=2M --rounds=1 --json="$work/rows" --engine=fork-4k cycle review
 [ $got = 0 ] && grep -q '^case' "$work/out" && [ "$(wc -l <"$work/rows")" = 2 ] ||
