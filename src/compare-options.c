@@ -44,8 +44,8 @@ static const struct argp_option options[] = {
 	{ "rate", KEY_RATE, "N", 0, "Writes a second of each of them, and of the two of "
 	  "heap-adopt (default 10000)", 0 },
 	{ "quick", 'q', NULL, 0, "64M, two rounds, short pauses: does it work at all?", 0 },
-	{ "goals", KEY_GOALS, NULL, 0, "Run what the project's goals need, at their sizes (12 "
-	  "to 18 minutes), and print only how they are met", 0 },
+	{ "goals", KEY_GOALS, NULL, 0, "Run what the project's goals need, at their sizes (16 "
+	  "to 25 minutes), and print only how they are met", 0 },
 	{ "json", KEY_JSON, "FILE", OPTION_ARG_OPTIONAL, "Rows as JSON, one object a line: to "
 	  "FILE, or to stdout in place of the table", 0 },
 	{ "plot", KEY_PLOT, "FILE.svg", 0, "Draw fork latency against size (needs gnuplot, the "
