@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "adopt.h"
+#include "candidate.h"
 #include "freeze.h"
 #include "gate.h"
 #include "huge.h"
@@ -29,7 +30,6 @@
 
 #define TABLES 4u			/* at once: nobody waits much longer than 3 ms */
 #define BLOCK ((uintptr_t)8 << 10)	/* around a control block */
-#define ARENA ((uintptr_t)64 << 20)	/* size and alignment, glibc's HEAP_MAX_SIZE */
 
 /* --- what cannot be lifted ---------------------------------------------- */
 
@@ -51,22 +51,10 @@ static int has_control_block(uintptr_t start, uintptr_t end)
 	return procfs_threads(is_inside, &a) != 0;
 }
 
-/* Of glibc's struct heap_info, at the start of each of an arena's heaps. Read as
- * another process would: it may be gone by now. */
-static int is_arena(uintptr_t at)
-{
-	uint64_t heap[4];	/* arena, previous heap, size, accessible size */
-	size_t page = sys_page_size();
-
-	return sys_peek(heap, (const void *)at, sizeof(heap)) == 0 && heap[0] &&
-	       heap[2] && heap[2] <= heap[3] && heap[3] <= ARENA && !(heap[2] % page) &&
-	       !(heap[3] % page) && (heap[0] & (ARENA - 1)) < page;
-}
-
 int adopt_may_lift(const struct extent *e)
 {
-	for (uintptr_t at = e->start & ~(ARENA - 1); at < e->end; at += ARENA)
-		if (is_arena(at))
+	for (uintptr_t at = e->start & ~(ARENA_SIZE - 1); at < e->end; at += ARENA_SIZE)
+		if (candidate_is_arena(at))
 			return 0;
 	return 1;
 }

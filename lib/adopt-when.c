@@ -1,7 +1,7 @@
 /*
- * The policy. A native fork copies page tables every time, adoption copies memory
- * once: what forks cost above a fork of a small process adds up, and when the sum has
- * reached what the copy will cost, memory is adopted. So nobody pays more than twice the
+ * The policy. A native fork copies page tables every time, and its child's end costs as
+ * much again; adoption copies memory once. What forks cost above those of a small process
+ * adds up, and when the sum has reached what the copy will cost, memory is adopted. So nobody pays more than twice the
  * best choice in hindsight (ski rental), and who forks once pays nothing.
  *
  * SPDX-License-Identifier: MIT
@@ -16,7 +16,7 @@
 #define SMALL_NS 150000u	/* a fork of a small process */
 #define LEAST_NS 5000000u	/* ... above which a look is worth it */
 #define PASS_NS 3000000u	/* reading smaps, a store */
-#define COPY_NS_PER_KIB 380u	/* 0.4 s a GiB; cowfork-compare adopt */
+#define COPY_NS_PER_KIB 380u	/* 0.4 s a GiB; cowfork-compare heap-adopt */
 
 /* Of runtimes that own all of malloc's memory and unmap it by system calls of their
  * own. */
@@ -25,7 +25,7 @@ void __sanitizer_install_malloc_and_free_hooks(void) __attribute__((weak));
 void adopt_when_forked(uint64_t ns)
 {
 	if (ns > SMALL_NS)
-		process.life->adopt.cost += ns - SMALL_NS;
+		process.life->adopt.cost += 2 * (ns - SMALL_NS);
 }
 
 static uint64_t anonymous_bytes(void)

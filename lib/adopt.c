@@ -107,7 +107,8 @@ static int unmark_table(void *arg, uintptr_t start, size_t len)
 	return adopt_unmark(s, from, to);
 }
 
-/* One probe for all: nobody else runs here who could pin a page meanwhile. */
+/* One probe for all: nobody else runs here who could pin a page meanwhile. (With an
+ * io_uring somebody does.) */
 static int unmark_pinned(void)
 {
 	int pid, ret = 0;
@@ -214,7 +215,7 @@ int adopt_alone(const struct adopt_what *what)
 {
 	struct cow_stats *st = &process.life->stats;
 	uint64_t start = sys_now_ns(), bytes = 0;
-	int why = adopt_mark(what);
+	int why = procfs_rings() > 0 ? COW_REASON_PINNED : adopt_mark(what);
 
 	if (unmark_pinned() < 0 || take_in_all(&bytes) < 0)
 		why = COW_REASON_MAPS;
@@ -336,7 +337,7 @@ static int now_or_by_mover(const struct adopt_what *what, int releases)
 	int alone, ret = 0;
 
 	process_lock();
-	alone = sys_alone_in_mm();
+	alone = sys_alone_in_mm() && procfs_rings() <= 0;
 	if (alone && releases)
 		ret = adopt_release(what);
 	else if (alone)

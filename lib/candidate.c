@@ -33,15 +33,35 @@ struct search {
 	struct procfs_map libc;	/* its last mapping so far */
 };
 
+/* glibc's struct heap_info (malloc/arena.c). Read as another process would: it may be
+ * gone by now. */
+int candidate_is_arena(uintptr_t at)
+{
+	uint64_t heap[4];	/* arena, previous heap, size, accessible size */
+	size_t page = sys_page_size();
+
+	return sys_peek(heap, (const void *)at, sizeof(heap)) == 0 && heap[0] &&
+	       heap[2] && heap[2] <= heap[3] && heap[3] <= ARENA_SIZE && !(heap[2] % page) &&
+	       !(heap[3] % page) && (heap[0] & (ARENA_SIZE - 1)) < page;
+}
+
 static int is_memory(const struct procfs_map *m)
 {
 	return !m->ino && !m->shared && m->prot == (PROT_READ | PROT_WRITE);
 }
 
+/* An arena's heaps lie side by side, and nobody moves them: they need no holes between. */
 static void put(struct candidates *c, const struct candidate *new)
 {
-	struct candidate *least = c->at;
+	struct candidate *last = c->count ? &c->at[c->count - 1] : NULL, *least = c->at;
 
+	if (last && last->end == new->start && !last->s && !new->s &&
+	    !(new->start % ARENA_SIZE) && candidate_is_arena(new->start)) {
+		last->end = new->end;
+		last->limit = new->limit;
+		last->bytes += new->bytes;
+		return;
+	}
 	if (c->count == CANDIDATES) {
 		for (unsigned i = 1; i < CANDIDATES; i++)
 			if (c->at[i].bytes < least->bytes)

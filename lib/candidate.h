@@ -29,6 +29,11 @@ struct candidates {
  * -errno: what /proc does not tell. */
 int candidates_find(struct candidates *c, uintptr_t from, uintptr_t to, size_t min);
 
+/* Does one of the heaps of an arena of malloc's begin there? They are of this size and
+ * alignment (glibc's HEAP_MAX_SIZE). */
+#define ARENA_SIZE ((uintptr_t)64 << 20)
+int candidate_is_arena(uintptr_t at);
+
 /* Could there be any? By size alone, and cheap: the bytes of mappings. -errno. */
 int64_t candidates_mapped(size_t min);
 

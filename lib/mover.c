@@ -368,7 +368,7 @@ static int thaw_alone(void)
 		return -EPERM;
 	if (!thaw_unseen())
 		return -EBUSY;
-	if (!sys_alone_in_mm())
+	if (!sys_alone_in_mm() || procfs_rings() > 0)
 		return 1;
 	thaw_all();
 	return thaw_pending() ? -EAGAIN : 0;

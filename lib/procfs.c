@@ -401,7 +401,21 @@ static int pins(int dir, const char *name)
 	return found;
 }
 
-int procfs_pins(void)
+static int is_ring(int dir, const char *name)
+{
+	struct reader r = { .fd = sys_open_at(dir, name, O_RDONLY) };
+	char line[256];
+	int found = 0;
+
+	if (r.fd < 0)
+		return 0;
+	while (!found && text(&r, line, sizeof(line)) >= 0)
+		found = !strncmp(line, "SqMask:", 7);
+	sys_close(r.fd);
+	return found;
+}
+
+static int any_descriptor(int (*test)(int dir, const char *name))
 {
 	int dir = sys_open("/proc/thread-self/fdinfo", O_RDONLY | O_DIRECTORY);
 	_Alignas(struct entry) char buf[2048];
@@ -414,11 +428,21 @@ int procfs_pins(void)
 		for (long at = 0; !found && at < n;) {
 			struct entry *e = (struct entry *)(buf + at);
 
-			found = e->name[0] != '.' && pins(dir, e->name);
+			found = e->name[0] != '.' && test(dir, e->name);
 			at += e->size;
 		}
 	sys_close(dir);
 	return found;
+}
+
+int procfs_pins(void)
+{
+	return any_descriptor(pins);
+}
+
+int procfs_rings(void)
+{
+	return any_descriptor(is_ring);
 }
 
 #define PF_IO_WORKER 0x10u	/* include/linux/sched.h: of io_uring, never in the program */

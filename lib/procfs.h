@@ -41,6 +41,10 @@ void procfs_dump_private(void);
  * memory: one with O_DIRECT, an io_uring with registered buffers? -errno. */
 int procfs_pins(void);
 
+/* Does it hold an io_uring? What one completes is written by this very thread, at the end
+ * of any system call. -errno. */
+int procfs_rings(void);
+
 /* Call fn for the control block of each thread; 0 of one that is about to begin or to end,
  * or has none. A result other than 0 ends the walk and is returned; -errno. */
 int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg);

@@ -20,6 +20,7 @@
 #include "memory.h"
 #include "merge.h"
 #include "process.h"
+#include "procfs.h"
 #include "sys.h"
 #include "thaw.h"
 #include "verify.h"
@@ -38,7 +39,7 @@ int thaw_unseen(void)
 
 int thaw_allowed(void)
 {
-	return thaw_unseen() && sys_alone_in_mm();
+	return thaw_unseen() && sys_alone_in_mm() && procfs_rings() <= 0;
 }
 
 static int can_thaw(const struct extent *e)
