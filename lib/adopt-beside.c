@@ -181,7 +181,8 @@ static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct 
 		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
 		ret = lift_piece(a, l, s, &whole, e);
 	}
-	if (ret == -EINPROGRESS)	/* once more */
+	a->again = ret == -EINPROGRESS;
+	if (a->again)
 		return;
 	if (ret == 0)
 		a->bytes += e->end - e->start;

@@ -193,6 +193,8 @@ int adopt_mark(const struct adopt_what *what)
 	process_each_own(s)
 		if (s->adopted && verify_store(s) < 0)
 			return COW_REASON_MAPS;
+	while (freeze_reap_some())
+		;
 	if (candidates_find(&found, what->from, what->to, what->min) < 0)
 		return COW_REASON_CALL;
 	for (unsigned i = 0; i < found.count; i++) {
@@ -200,6 +202,8 @@ int adopt_mark(const struct adopt_what *what)
 
 		why = ret ? ret : why;
 	}
+	if (found.stale && !why)
+		why = COW_REASON_CALL;
 	process_each_own(s) {
 		if (!s->adopted)
 			continue;

@@ -55,6 +55,7 @@ struct adopt {			/* all zero at its start */
 	uintptr_t at;
 	uintptr_t prepared;	/* up to there memory waits for what will be copied */
 	uint64_t bytes;		/* that moved */
+	int again;		/* not now: the same once more, later */
 	int why;		/* enum cow_reason: what kept some from it */
 	uint64_t ns;		/* with the lock held */
 	uint64_t longest_ns;	/* that a writer may have been held */

@@ -228,12 +228,26 @@ static int managed_madvise(struct store *s, uintptr_t start, uintptr_t end, int 
 	return result;
 }
 
+/* ... that a lift would lose; some of it takes long. */
+static int changes_nothing(int advice)
+{
+	switch (advice) {
+	case MADV_WILLNEED: case MADV_COLD: case MADV_PAGEOUT: case MADV_POPULATE_READ:
+	case MADV_POPULATE_WRITE: case MADV_COLLAPSE:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
 int cow_madvise(void *addr, size_t len, int advice)
 {
 	const struct call call = { sys_madvise, managed_madvise, advice, 1 };
 	uintptr_t start = (uintptr_t)addr;
 
 	if (!call_in_window(start, sys_whole_pages(len)))
-		return call_natively(sys_madvise, start, len, advice);
+		return changes_nothing(advice)
+			? call_result(sys_madvise(start, len, advice))
+			: call_natively(sys_madvise, start, len, advice);
 	return call_over_range(&call, start, sys_whole_pages(len));
 }

@@ -88,6 +88,8 @@ static void put_growth(struct search *f, struct store *s, struct candidate *c)
 		struct candidate part = { e.start, e.end, UINTPTR_MAX, c->bytes, s };
 		size_t len = e.end - e.start;
 
+		if (e.state == EXTENT_FREE && e.flags & EXTENT_STALE && len >= f->min)
+			f->found->stale = 1;
 		if (e.state == EXTENT_FREE && !e.flags &&
 		    (len >= f->min || (len >= JOIN_SIZE && touches(s, e.start))))
 			put(f->found, &part);
@@ -152,6 +154,7 @@ int candidates_find(struct candidates *c, uintptr_t from, uintptr_t to, size_t m
 			    .sparse = sys_ram_and_swap() * 4 };
 
 	c->count = 0;
+	c->stale = 0;
 	return procfs_smaps(look, &f);
 }
 

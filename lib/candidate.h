@@ -22,6 +22,7 @@ struct candidate {
 struct candidates {
 	struct candidate at[CANDIDATES];
 	unsigned count;
+	int stale;		/* some lies where descendants look at what was there */
 };
 
 /* Those in [from, to), sorted by address; min: bytes, smaller mappings only where they

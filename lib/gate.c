@@ -8,6 +8,8 @@
 #include "process.h"
 #include "sys.h"
 
+#define CLOSE_NS 2000000u
+
 void gate_enter(uint64_t *ret_signals)
 {
 	struct gate *g = &process.life->gate;
@@ -36,8 +38,8 @@ int gate_close(void)
 	struct gate *g = &process.life->gate;
 
 	atomic_store(&g->closed, 1);
-	while (atomic_load(&g->inside)) {
-		if (process_waited_for()) {
+	for (uint64_t end = sys_now_ns() + CLOSE_NS; atomic_load(&g->inside);) {
+		if (process_waited_for() || sys_now_ns() > end) {
 			gate_open();
 			return -EINPROGRESS;
 		}

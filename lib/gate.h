@@ -26,9 +26,10 @@ struct gate {
 void gate_enter(uint64_t *ret_signals);
 void gate_leave(const uint64_t *signals);
 
-/* By the mover, with the process lock: waits until nobody is inside. -EINPROGRESS: it stays open,
- * since somebody waits for the lock, who may be inside (an allocator that makes a thread's
- * storage maps memory). */
+/* By the mover, with the process lock: waits until nobody is inside, but not for long.
+ * -EINPROGRESS: it stays open. Who is inside may wait for the lock (an allocator that
+ * makes a thread's storage maps memory), or for another who wants in (a page that the
+ * program's own userfaultfd serves). */
 int gate_close(void);
 void gate_open(void);
 

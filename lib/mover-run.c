@@ -188,6 +188,10 @@ static enum next thaw_some(struct run *r)
 	/* a fork that takes long, for much memory elsewhere, is not to be all there is */
 	r->wait_ns = PROBES * r->lift->probe_ns;
 	r->lift->probe_ns = 0;
+	if (ret == 1 && r->thaw.again) {
+		r->wait_ns = WAIT_MIN_NS;
+		return NEXT_WAIT;
+	}
 	if (ret == 1 && r->thaw.why != -ENOMEM)
 		return r->wait_ns > PROBES * PROBE_NS ? NEXT_WAIT : NEXT_AGAIN;
 	finish(r);
@@ -259,7 +263,8 @@ static enum next adopt_some(struct run *r)
 	r->lift->probe_ns = 0;
 	if (ret == 0)
 		finish_adoption(r);
-	return NEXT_AGAIN;
+	r->wait_ns = WAIT_MIN_NS;
+	return ret && r->adopt.again ? NEXT_WAIT : NEXT_AGAIN;
 }
 
 static int anything_left(void)

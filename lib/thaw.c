@@ -348,7 +348,8 @@ int thaw_next(struct thaw *t, struct lift *l)
 		ret = thaw_piece(t, l, s, &e);
 		if (ret == 1)
 			t->at = e.end;
-		if (ret == -EINPROGRESS)	/* the same once more */
+		t->again = ret == -EINPROGRESS;
+		if (t->again)
 			ret = 1;
 		t->ns += sys_now_ns() - start;
 		if (l->held_ns > t->longest_ns)
