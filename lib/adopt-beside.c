@@ -13,6 +13,9 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <gnu/libc-version.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "adopt.h"
@@ -28,6 +31,7 @@
 #include "thaw.h"
 #include "verify.h"
 
+#define SLACK ((uint64_t)64 << 20)	/* stacks, .bss and the like */
 #define TABLES 4u			/* at once: nobody waits much longer than 3 ms */
 #define BLOCK ((uintptr_t)8 << 10)	/* around a control block */
 
@@ -51,12 +55,41 @@ static int has_control_block(uintptr_t start, uintptr_t end)
 	return procfs_threads(is_inside, &a) != 0;
 }
 
+/* glibc from 2.42 on has guards that are no mappings of their own. */
+static int has_guard(uintptr_t start)
+{
+	struct procfs_map m;
+	unsigned major, minor;
+
+	if (sscanf(gnu_get_libc_version(), "%u.%u", &major, &minor) != 2 || minor >= 42)
+		return 1;
+	return procfs_map_at(start - 1, &m) == 0 && !m.prot && !m.shared && !m.ino;
+}
+
+/* The C library's stacks lie above a guard, can have become one mapping with what lies
+ * above them, and are unmapped by it unseen once their threads have ended. */
+static int may_be_stack(uintptr_t start)
+{
+	size_t size = (size_t)8 << 20, most = atomic_load(&process.stack_most);
+	struct procfs_map m;
+	pthread_attr_t attr;
+
+	if (procfs_map_at(start, &m) < 0)
+		return 1;
+	if (pthread_getattr_default_np(&attr) == 0) {
+		(void)pthread_attr_getstacksize(&attr, &size);
+		pthread_attr_destroy(&attr);
+	}
+	size = size > most ? size : most;
+	return start < m.start + size - sys_page_size() && has_guard(m.start);
+}
+
 int adopt_may_lift(const struct extent *e)
 {
 	for (uintptr_t at = e->start & ~(ARENA_SIZE - 1); at < e->end; at += ARENA_SIZE)
 		if (candidate_is_arena(at))
-			return 0;
-	return 1;
+			return -EADDRINUSE;
+	return may_be_stack(e->start) ? -EDOM : 0;
 }
 
 int adopt_lift(store_step *step, struct lift *l, struct store *s, struct extent *e)
@@ -126,8 +159,9 @@ static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 
 	lift_reap();
 	e->end = e->end < edge ? e->end : edge;
-	if (s->adopted && !adopt_may_lift(e))
-		return -EADDRINUSE;
+	ret = s->adopted ? adopt_may_lift(e) : 0;
+	if (ret < 0)
+		return ret;
 	if (!a->releases && memory_is_locked(e->start, e->end - e->start))
 		return -EACCES;
 	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
@@ -196,12 +230,30 @@ static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct 
 	huge_restart(s);
 }
 
+/* Can all that is marked be glibc's malloc's, as the runtime believes? Another allocator
+ * of the program may not be seen, nor what it unmaps. */
+static int is_mallocs(void)
+{
+	uint64_t bytes = 0, malloc_bytes = process.malloc_bytes;
+
+	process_each_own(s)
+		for (size_t i = 0; s->adopted && i < s->extents.count; i++)
+			if (adopt_is_marked(&s->extents.at[i]))
+				bytes += s->extents.at[i].end - s->extents.at[i].start;
+	if (bytes <= malloc_bytes + malloc_bytes / 4 + SLACK)
+		return 1;
+	unmark_all();
+	return 0;
+}
+
 static int next(struct adopt *a, struct lift *l)
 {
 	if (!a->releases && !a->marked) {
 		a->why = adopt_mark(&a->what);
 		a->marked = 1;
-		return 1;
+		if (a->what.to == UINTPTR_MAX && !is_mallocs())
+			a->why = COW_REASON_OWNER;
+		return a->why != COW_REASON_OWNER;
 	}
 	for (; a->store < atomic_load(&process.store_count); a->store++, a->at = a->prepared = 0) {
 		struct store *s = process.stores[a->store];

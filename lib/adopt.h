@@ -61,12 +61,12 @@ struct adopt {			/* all zero at its start */
 	uint64_t longest_ns;	/* that a writer may have been held */
 };
 
-/* May what was adopted there, or is about to be, be lifted at all? */
+/* May what was adopted there, or is about to be, be lifted at all? 0; -EADDRINUSE: it is an
+ * arena's; -EDOM: it may be a stack. */
 int adopt_may_lift(const struct extent *e);
 
 /* Lift it by a step. 0; -EINPROGRESS: not now, give up the lock; -EDOM: a thread's control
- * block lies there; -EEXIST: it is not what
- * it was; what the step says. */
+ * block lies there; -EEXIST: it is not what it was; what the step says. */
 int adopt_lift(store_step *step, struct lift *l, struct store *s, struct extent *e);
 
 /* The next tables, by the mover. 1: there may be more; 0: that was all. */

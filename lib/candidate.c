@@ -12,6 +12,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include <errno.h>
 #include <gnu/libc-version.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -39,10 +40,13 @@ int candidate_is_arena(uintptr_t at)
 {
 	uint64_t heap[4];	/* arena, previous heap, size, accessible size */
 	size_t page = sys_page_size();
+	int ret = sys_look(heap, (const void *)at, sizeof(heap));
 
-	return sys_peek(heap, (const void *)at, sizeof(heap)) == 0 && heap[0] &&
-	       heap[2] && heap[2] <= heap[3] && heap[3] <= ARENA_SIZE && !(heap[2] % page) &&
-	       !(heap[3] % page) && (heap[0] & (ARENA_SIZE - 1)) < page;
+	if (ret < 0)
+		return ret != -EFAULT;	/* it cannot be told */
+	return heap[0] && heap[2] && heap[2] <= heap[3] && heap[3] <= ARENA_SIZE &&
+	       !(heap[2] % page) && !(heap[3] % page) &&
+	       (heap[0] & (ARENA_SIZE - 1)) < page;
 }
 
 static int is_memory(const struct procfs_map *m)

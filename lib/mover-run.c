@@ -60,6 +60,7 @@ struct run {
 	struct adopt adopt;
 	int adopting;
 	int tamed;		/* malloc does not trim the heap any more */
+	int counted;		/* ... and told how much it has, for this adoption */
 	unsigned tries;		/* passes that met pinned pages */
 	unsigned work;		/* what it knows of */
 	uint64_t wait_ns;
@@ -235,7 +236,7 @@ static void finish_adoption(struct run *r)
 	struct cow_stats *st = &process.life->stats;
 	struct mover *m = self();
 
-	r->adopting = 0;
+	r->adopting = r->counted = 0;
 	if (a->longest_ns > st->adopt_hold_ns_max)
 		st->adopt_hold_ns_max = a->longest_ns;
 	if (!a->releases) {
@@ -294,7 +295,7 @@ static enum next step(struct run *r)
 	r->work = atomic_load(&self()->work);
 	if (self()->stop)
 		return NEXT_END;
-	if (!r->tamed && may_lift_adopted())
+	if (may_lift_adopted() && (!r->tamed || (has_adoption() && !r->adopting && !r->counted)))
 		return NEXT_TAME;
 	if (r->thawing)
 		return thaw_some(r);
@@ -330,9 +331,14 @@ void mover_park(unsigned work)
 
 static void tame(struct run *r)
 {
-	if (process.malloc_tamed)
+	if (process.malloc_tamed) {
+		struct mallinfo2 info = mallinfo2();
+
 		mallopt(M_TRIM_THRESHOLD, -1);
-	r->tamed = 1;
+		atomic_store(&process.trim_tamed, 1);
+		process.malloc_bytes = info.arena + info.hblkhd;
+	}
+	r->tamed = r->counted = 1;
 }
 
 static void act(struct run *r, enum next next)

@@ -182,6 +182,8 @@ static void try_calls(void)
 	sys_name_thread("cowfork-try");
 	(void)sys_close_range(~0u, ~0u, 0);
 	(void)sys_thread_lives(0);
+	(void)sys_robust_list(0, &(uintptr_t){ 0 });
+	(void)sys_look(&uffd, &uffd, sizeof(uffd));
 }
 
 /* Not for want of a descriptor or of memory, which passes. */

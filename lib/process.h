@@ -72,7 +72,10 @@ struct process {
 	int lock_future;		/* mlockall(MCL_FUTURE) is in force */
 	int maps_short;			/* freeze_reserve() has failed */
 	_Atomic(uintptr_t) heap_end;	/* of the brk heap when it was adopted, 0: it was not */
-	int malloc_tamed;		/* the runtime sees to what malloc unmaps */
+	int malloc_tamed;		/* the runtime sees to what malloc unmaps, */
+	atomic_int trim_tamed;		/* ... and the heap does not shrink by itself */
+	uint64_t malloc_bytes;		/* what malloc had then */
+	_Atomic(size_t) stack_most;	/* size of a thread's stack that was asked for */
 	unsigned stores_at;		/* stores made for a hint, ancestors' too */
 };
 

@@ -274,16 +274,23 @@ int sys_is_zero(const void *at, size_t len)
 	return 1;
 }
 
-int sys_peek(void *to, const void *from, size_t len)
+int sys_look(void *to, const void *from, size_t len)
 {
 	struct iovec local = { to, len }, remote = { (void *)(uintptr_t)from, len };
 	long n = CALL(SYS_process_vm_readv, sys_getpid(), &local, 1, &remote, 1, 0);
 
 	if (n == (long)len)
 		return 0;
-	if (n == -EFAULT || n >= 0)
-		return -EFAULT;
-	memcpy(to, from, len);	/* the kernel has no such call, or a filter refuses */
+	return n < 0 ? (int)n : -EFAULT;
+}
+
+int sys_peek(void *to, const void *from, size_t len)
+{
+	int ret = sys_look(to, from, len);
+
+	if (ret == 0 || ret == -EFAULT)
+		return ret;
+	memcpy(to, from, len);
 	return 0;
 }
 

@@ -59,6 +59,10 @@ void sys_copy(void *to, const void *from, size_t len);
 void sys_zero(void *at, size_t len);
 int sys_is_zero(const void *at, size_t len);
 
+/* Copy what may not be there; -EFAULT, or another -errno where the kernel has no such call
+ * or a filter refuses it. */
+int sys_look(void *to, const void *from, size_t len);
+
 /* Copy what a caller points at, or -EFAULT where it points at nothing. */
 int sys_peek(void *to, const void *from, size_t len);
 

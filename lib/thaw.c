@@ -260,7 +260,7 @@ static int is_as_thawed(struct store *s, struct extent *e)
 		return 0;
 	*e = extents_piece(&s->extents, e->start, e->end);
 	return !can_thaw(e) || (e->state == EXTENT_FROZEN && !merge_has_pages(e)) ||
-	       !process.malloc_tamed || !adopt_may_lift(e);
+	       !process.malloc_tamed || adopt_may_lift(e) < 0;
 }
 
 /* 0; 1: there was nothing to do; -errno. */

@@ -48,7 +48,10 @@ void preload_bind_malloc(void)
 	atomic_store(&real_free, (free_fn *)(uintptr_t)dlsym(RTLD_NEXT, "free"));
 	binding = 0;
 	process.malloc_tamed = libc_free &&
-			       (uintptr_t)libc_free == (uintptr_t)atomic_load(&real_free);
+			       (uintptr_t)libc_free == (uintptr_t)atomic_load(&real_free) &&
+			       dlsym(RTLD_DEFAULT, "free") == (void *)(uintptr_t)free &&
+			       dlsym(RTLD_DEFAULT, "malloc") ==
+			       dlsym(RTLD_DEFAULT, "__libc_malloc");
 }
 
 static size_t size_of(const void *p)
@@ -138,6 +141,13 @@ INTERPOSED int malloc_trim(size_t pad)
 	gate_leave(&signals);
 	look_at_heap();
 	return ret;
+}
+
+INTERPOSED int mallopt(int param, int value)
+{
+	if (param == M_TRIM_THRESHOLD && atomic_load(&process.trim_tamed))
+		return 1;
+	return preload_real()->mallopt(param, value);
 }
 
 INTERPOSED int brk(void *end)

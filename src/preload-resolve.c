@@ -26,6 +26,7 @@ const struct real *preload_real(void)
 		return &real;
 	BIND(clone, "clone");
 	BIND(setstack, "pthread_attr_setstack");
+	BIND(setstacksize, "pthread_attr_setstacksize");
 	BIND(mutex_init, "pthread_mutex_init");
 	BIND(cond_init, "pthread_cond_init");
 	BIND(rwlock_init, "pthread_rwlock_init");
@@ -36,6 +37,7 @@ const struct real *preload_real(void)
 	BIND(brk, "brk");
 	BIND(sbrk, "sbrk");
 	BIND(trim, "malloc_trim");
+	BIND(mallopt, "mallopt");
 	BIND(fork_bare, "_Fork");
 	BIND(fork, "fork");
 	if (!real.fork || !real.clone) {

@@ -12,6 +12,7 @@
 
 #include "gate.h"
 #include "preload.h"
+#include "process.h"
 
 INTERPOSED int pthread_attr_setstack(pthread_attr_t *attr, void *stack, size_t size)
 {
@@ -62,6 +63,16 @@ INTERPOSED int sem_init(sem_t *sem, int shared, unsigned value)
 	if (shared)
 		preload_detach(sem, sizeof(*sem));
 	return preload_real()->sem_init(sem, shared, value);
+}
+
+/* The C library unmaps stacks unseen; how large they are tells where they may be. */
+INTERPOSED int pthread_attr_setstacksize(pthread_attr_t *attr, size_t size)
+{
+	size_t most = atomic_load(&process.stack_most);
+
+	while (size > most && !atomic_compare_exchange_weak(&process.stack_most, &most, size))
+		;
+	return preload_real()->setstacksize(attr, size);
 }
 
 /* A control block must not come to lie in what the mover has lifted. The signal mask is

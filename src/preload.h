@@ -23,6 +23,7 @@ struct real {
 	pid_t (*fork_bare)(void);	/* _Fork, glibc 2.34; NULL before */
 	int (*clone)(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 	int (*setstack)(pthread_attr_t *attr, void *stack, size_t size);
+	int (*setstacksize)(pthread_attr_t *attr, size_t size);
 	int (*mutex_init)(pthread_mutex_t *mutex, const pthread_mutexattr_t *attr);
 	int (*cond_init)(pthread_cond_t *cond, const pthread_condattr_t *attr);
 	int (*rwlock_init)(pthread_rwlock_t *lock, const pthread_rwlockattr_t *attr);
@@ -35,6 +36,7 @@ struct real {
 	int (*brk)(void *end);
 	void *(*sbrk)(intptr_t increment);
 	int (*trim)(size_t pad);
+	int (*mallopt)(int param, int value);
 };
 
 const struct real *preload_real(void);
