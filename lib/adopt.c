@@ -25,6 +25,9 @@
 #include "thaw.h"
 #include "verify.h"
 
+#define STORES_ADOPTED 32u		/* of PROCESS_STORES */
+#define MANY 16u			/* candidates, that share stores */
+#define GAP ((uintptr_t)1 << 30)	/* between those that do, at most */
 #define ROOM_MIN ((size_t)64 << 20)	/* behind a range, for what may grow there */
 #define STEP (MERGE_RUN / 2 * TABLE_SIZE)		/* that is held twice meanwhile */
 #define APART ((uintptr_t)64 << 10)	/* what adoption itself writes to: stack, control
@@ -70,28 +73,65 @@ static void keep_apart(struct store *s, const void *what)
 /* The library's variables lie in two places, where it is part of a program. */
 static char in_bss;
 
-static int mark(const struct candidate *c)
+/* One store for all candidates up to *last, if there are so many that each cannot have
+ * its own. */
+static int open_store(struct candidates *found, unsigned first, unsigned *last)
 {
-	size_t len = c->end - c->start, room;
-	struct store *s = c->s;
-	uintptr_t start, end;
+	uintptr_t gap = found->count > MANY ? GAP : 0, start = found->at[first].start, room;
+	const struct candidate *c = &found->at[first];
+	unsigned own = 0;
+	struct store *s;
 	int why;
 
-	if (!s) {
-		room = len > ROOM_MIN ? len : ROOM_MIN;
-		room = room < c->limit - c->end ? room : c->limit - c->end;
-		why = store_open_over(c->start, c->end, room, &s);
-		if (why)
-			return why;
+	for (; *last + 1 < found->count; c = &found->at[++*last]) {
+		const struct candidate *n = c + 1;
+
+		if (!gap || n->s || n->start - c->end > gap ||
+		    process_store_at(c->end, n->start - c->end))
+			break;
 	}
-	start = c->start > s->base ? c->start : s->base;
-	end = c->end < s->base + s->size ? c->end : s->base + s->size;
+	process_each_own(other)
+		own += other->adopted != 0;
+	if (own >= STORES_ADOPTED)
+		return COW_REASON_STORES;
+	c = &found->at[*last];
+	room = c->end - start > ROOM_MIN ? c->end - start : ROOM_MIN;
+	room = room < c->limit - c->end ? room : c->limit - c->end;
+	why = store_open_over(start, c->end, room, &s);
+	for (unsigned i = first; !why && i <= *last; i++)
+		found->at[i].s = s;
+	return why;
+}
+
+static int mark(const struct candidate *c)
+{
+	struct store *s = c->s;
+	uintptr_t start = c->start > s->base ? c->start : s->base;
+	uintptr_t end = c->end < s->base + s->size ? c->end : s->base + s->size;
+
 	if (start >= end || !store_have_room(s))
 		return COW_REASON_ADDRESS;
 	extents_set(&s->extents, start, end, EXTENT_NATIVE, PROT_READ | PROT_WRITE, 0);
 	if (end == (uintptr_t)sbrk(0))
 		atomic_store(&process.heap_end, end);
 	return COW_REASON_NONE;
+}
+
+static int mark_candidates(struct candidates *found)
+{
+	int why = COW_REASON_NONE;
+
+	for (unsigned i = 0, last; i < found->count; i = last + 1) {
+		int ret = COW_REASON_NONE;
+
+		last = i;
+		if (!found->at[i].s)
+			ret = open_store(found, i, &last);
+		for (unsigned k = i; !ret && k <= last; k++)
+			ret = mark(&found->at[k]);
+		why = ret ? ret : why;
+	}
+	return why;
 }
 
 /* --- pins --------------------------------------------------------------- */
@@ -197,11 +237,7 @@ int adopt_mark(const struct adopt_what *what)
 		;
 	if (candidates_find(&found, what->from, what->to, what->min) < 0)
 		return COW_REASON_CALL;
-	for (unsigned i = 0; i < found.count; i++) {
-		int ret = mark(&found.at[i]);
-
-		why = ret ? ret : why;
-	}
+	why = mark_candidates(&found);
 	if (found.stale && !why)
 		why = COW_REASON_CALL;
 	process_each_own(s) {

@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/single_threaded.h>
 
 #include "call.h"
 #include "freeze.h"
@@ -50,7 +49,7 @@ int call_natively(int (*native)(uintptr_t start, size_t len, int value), uintptr
 	uint64_t signals;
 	int ret;
 
-	if (__libc_single_threaded || options.adopt == COW_ADOPT_NEVER)
+	if (!gate_is_needed())
 		return call_result(native(start, len, value));
 	gate_enter(&signals);
 	ret = native(start, len, value);

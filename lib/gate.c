@@ -3,10 +3,17 @@
  */
 #include <errno.h>
 #include <sched.h>
+#include <sys/single_threaded.h>
 
 #include "gate.h"
+#include "options.h"
 #include "process.h"
 #include "sys.h"
+
+int gate_is_needed(void)
+{
+	return !__libc_single_threaded && options.engine != COW_ENGINE_OFF;
+}
 
 #define CLOSE_NS 2000000u
 

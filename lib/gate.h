@@ -21,6 +21,9 @@ struct gate {
 	atomic_uint closed;	/* waited for */
 };
 
+/* Can there be a mover to meet? */
+int gate_is_needed(void);
+
 /* In and out, with all signals blocked meanwhile; with NULL they are not: then no handler
  * may fork. */
 void gate_enter(uint64_t *ret_signals);

@@ -9,7 +9,6 @@
  */
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/single_threaded.h>
 
 #include "call.h"
 #include "compat.h"
@@ -43,7 +42,7 @@ static long map_replacing(const struct request *r)
 	uint64_t signals;
 	long ret;
 
-	if (__libc_single_threaded || options.adopt == COW_ADOPT_NEVER)
+	if (!gate_is_needed())
 		return map_natively(r);
 	gate_enter(&signals);
 	ret = map_natively(r);

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/single_threaded.h>
 
 #include "adopt.h"
 #include "call.h"
@@ -577,7 +576,7 @@ static long remap_natively(uintptr_t addr, size_t old_len, size_t new_len, int f
 	uint64_t signals;
 	long ret;
 
-	if (__libc_single_threaded || options.adopt == COW_ADOPT_NEVER)
+	if (!gate_is_needed())
 		return sys_mremap(addr, old_len, new_len, flags, new_addr);
 	gate_enter(&signals);
 	ret = sys_mremap(addr, old_len, new_len, flags, new_addr);
