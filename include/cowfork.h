@@ -59,8 +59,7 @@ enum cow_thaw {
 
 enum cow_adopt {
 	COW_ADOPT_AUTO,		/* when native forks have cost what adopting costs */
-	COW_ADOPT_FIRST,	/* ahead of the first fork that there is something to
-				 * adopt for */
+	COW_ADOPT_FIRST,	/* ahead of the first fork that finds some, then as auto */
 	COW_ADOPT_NEVER,	/* only what cow_adopt() is asked for */
 };
 

@@ -59,18 +59,18 @@ static int due_by_cost(struct adopt_meter *m)
 		m->next = UINT64_MAX;
 		return 0;
 	}
-	cost = price((uint64_t)mapped, anonymous_bytes());
+	cost = price((uint64_t)mapped, anonymous_bytes()) + m->debt;
 	if (m->cost < cost)
 		m->next = cost;
 	return m->cost >= cost;
 }
 
-/* The first fork that finds enough new memory. */
+/* The first fork that finds enough memory. */
 static int due_first(struct adopt_meter *m)
 {
 	uint64_t now = anonymous_bytes();
 
-	if (now < options.min_size || now < m->first_at)
+	if (m->first_at == UINT64_MAX || now < options.min_size || now < m->first_at)
 		return 0;
 	m->first_at = 2 * now;
 	return candidates_mapped(options.min_size) > 0;
@@ -87,6 +87,11 @@ int adopt_when_due(void)
 	return due_by_cost(m);
 }
 
+void adopt_when_given_back(uint64_t bytes)
+{
+	process.life->adopt.debt += (bytes >> 10) * COPY_NS_PER_KIB;
+}
+
 void adopt_when_done(int why, uint64_t bytes)
 {
 	struct adopt_meter *m = &process.life->adopt;
@@ -95,5 +100,7 @@ void adopt_when_done(int why, uint64_t bytes)
 	m->cost = 0;
 	m->next = why && tried ? tried * 2 : 0;
 	if (bytes)
-		m->first_at = anonymous_bytes() + options.min_size;
+		m->debt = 0;
+	if (bytes)	/* then it is as auto */
+		m->first_at = UINT64_MAX;
 }

@@ -211,16 +211,16 @@ static int take_in_all(uint64_t *bytes)
 
 static int why_not(void)
 {
+	int why;
+
 	if (options.engine == COW_ENGINE_OFF)
 		return COW_REASON_OFF;
-	if (process.lock_future)
-		return COW_REASON_LOCKED;
 	if (memory_may_be_pinned())
 		return COW_REASON_PINNED;
-	if (!atomic_load(&process.store_count) && !process.native_for_good &&
-	    !store_kernel_can())
-		return COW_REASON_REMAP;
-	return process.native_for_good;
+	why = store_why_not();
+	if (!why && !atomic_load(&process.store_count) && !store_kernel_can())
+		why = COW_REASON_REMAP;
+	return why;
 }
 
 int adopt_mark(const struct adopt_what *what)
@@ -335,8 +335,9 @@ void adopt_give_back(uintptr_t start, uintptr_t end)
 		if (!s->adopted || verify_range(s, from, start) < 0)
 			continue;
 		extents_each(e, &s->extents, from, start)
-			if (memory_is_ours(s, &e) || e.flags & EXTENT_PINNED)
-				(void)give_back(s, &e);
+			if ((memory_is_ours(s, &e) || e.flags & EXTENT_PINNED) &&
+			    give_back(s, &e) == 0)
+				adopt_when_given_back(e.end - e.start);
 	}
 }
 

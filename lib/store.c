@@ -77,7 +77,7 @@ int store_unlimited(void)
 	return unlimited(RLIMIT_FSIZE) && unlimited(RLIMIT_AS) && unlimited(RLIMIT_DATA);
 }
 
-static int why_not(void)
+int store_why_not(void)
 {
 	if (process.native_for_good)
 		return process.native_for_good;
@@ -398,7 +398,7 @@ static void add(struct store *s)
 int store_open(size_t size, size_t align, struct store **ret_store)
 {
 	size_t need = size + (align > WINDOW_ALIGN ? align : 0);
-	int why = why_not();
+	int why = store_why_not();
 
 	if (why)
 		return why;
@@ -418,7 +418,7 @@ int store_open_at(uintptr_t at, size_t size, struct store **ret_store)
 	uintptr_t base = at & ~(WINDOW_ALIGN - 1);
 	size_t need = (at + size - base + WINDOW_ALIGN - 1) & ~(WINDOW_ALIGN - 1);
 	size_t window = need > WINDOW_MIN ? need : WINDOW_MIN;
-	int why = why_not();
+	int why = store_why_not();
 
 	if (!why && (!base || process.stores_at == STORES_AT || need < size ||
 		     need > (size_t)1 << 46))
@@ -456,7 +456,7 @@ static int cut_window(uintptr_t *start, uintptr_t *end)
 int store_open_over(uintptr_t start, uintptr_t end, size_t room, struct store **ret_store)
 {
 	struct store *s;
-	int why = why_not();
+	int why = store_why_not();
 
 	end = end + room > end ? end + room : end;
 	if (why)

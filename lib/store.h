@@ -69,6 +69,9 @@ static inline int store_reserves(const struct store *s)
 	return !s->inherited && !s->adopted;
 }
 
+/* What speaks against another one now: an enum cow_reason. */
+int store_why_not(void);
+
 /* What speaks for and against a store on this machine; for cow_facilities(). */
 int store_kernel_can(void);
 int store_strict_overcommit(void);
