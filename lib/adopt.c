@@ -238,6 +238,7 @@ int adopt_mark(const struct adopt_what *what)
 	if (candidates_find(&found, what->from, what->to, what->min) < 0)
 		return COW_REASON_CALL;
 	why = mark_candidates(&found);
+	store_keep_records_out();
 	if (found.stale && !why)
 		why = COW_REASON_CALL;
 	process_each_own(s) {

@@ -37,6 +37,7 @@ static int make_table(void)
 	if (sys_failed(p))
 		return (int)p;
 	sys_madvise((uintptr_t)p, REGION_MAX * sizeof(*regions), MADV_DONTDUMP);
+	store_keep_out((uintptr_t)p, REGION_MAX * sizeof(*regions));
 	regions = (struct region *)p;
 	return 0;
 }

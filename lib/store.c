@@ -201,14 +201,41 @@ static long map_plain(size_t len)
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
 
+void store_keep_out(uintptr_t start, size_t len)
+{
+	uintptr_t end = start + len;
+
+
+	process_each_own(s) {
+		uintptr_t from = start > s->base ? start : s->base;
+		uintptr_t to = end < s->base + s->size ? end : s->base + s->size;
+
+		if (!s->adopted || from >= to)
+			continue;
+		extents_each(e, &s->extents, from, to) {
+			int stale = e.state == EXTENT_FROZEN ||
+				    e.flags & (EXTENT_STALE | EXTENT_PINNED);
+
+			if (e.state == EXTENT_FREE || e.flags & EXTENT_FOREIGN ||
+			    !store_have_room(s))
+				continue;
+			extents_set(&s->extents, e.start, e.end, EXTENT_FREE, 0,
+				    stale ? EXTENT_STALE : 0);
+			s->stale |= stale;
+		}
+	}
+}
+
 /* Memory of the library's own is told from the program's, which may be adopted, by
  * not being in core files. */
 static long map_own(size_t len)
 {
 	long p = map_plain(len);
 
-	if (!sys_failed(p))
-		sys_madvise((uintptr_t)p, len, MADV_DONTDUMP);
+	if (sys_failed(p))
+		return p;
+	sys_madvise((uintptr_t)p, len, MADV_DONTDUMP);
+	store_keep_out((uintptr_t)p, len);
 	return p;
 }
 
@@ -256,6 +283,17 @@ unsigned char *store_huge_map(struct store *s)
 		s->huge = sys_failed(p) ? NULL : (unsigned char *)p;
 	}
 	return s->huge;
+}
+
+void store_keep_records_out(void)
+{
+	process_each_own(s) {
+		store_keep_out((uintptr_t)s, sys_page_size());
+		store_keep_out((uintptr_t)s->extents.at,
+			       s->extents.capacity * sizeof(struct extent));
+		if (s->huge)
+			store_keep_out((uintptr_t)s->huge, s->size / TABLE_SIZE);
+	}
 }
 
 static void free_record(struct store *s)

@@ -71,6 +71,12 @@ static inline int store_reserves(const struct store *s)
 
 /* What speaks against another one now: an enum cow_reason. */
 int store_why_not(void);
+/* Here is memory of the library's own, which is not to be moved. Where the owner of adopted
+ * memory, or of what is marked to be, unmapped some of it unseen, the kernel puts others'. */
+void store_keep_out(uintptr_t start, size_t len);
+
+/* The same for what stores are made of. */
+void store_keep_records_out(void);
 
 /* What speaks for and against a store on this machine; for cow_facilities(). */
 int store_kernel_can(void);
