@@ -96,6 +96,20 @@ static void *bad_map(unsigned char *at, unsigned what)
 	return cow_mmap(at + 1, PAGE, PROT_READ, flags | MAP_FIXED, -1, 0);
 }
 
+static int bad_adopt(unsigned char *at, unsigned what)
+{
+	switch (what) {
+	case 24:
+		return -cow_adopt(at + 1, PAGE);
+	case 25:
+		return -cow_adopt(NULL, PAGE);
+	case 26:
+		return -cow_release(at, 0);
+	default:
+		return -cow_release(at, PAGE / 2);
+	}
+}
+
 int do_bad(struct world *w, const struct op *op)
 {
 	struct slot *s = slot_of(w, op->v[0]);
@@ -111,5 +125,7 @@ int do_bad(struct world *w, const struct op *op)
 		return outcome(bad_advise(s->at, what));
 	if (what < 16)
 		return outcome(bad_lock(s->at, what));
-	return what < 22 ? failed(bad_remap(s->at, what)) : failed(bad_map(s->at, what));
+	if (what < 22)
+		return failed(bad_remap(s->at, what));
+	return what < 24 ? failed(bad_map(s->at, what)) : bad_adopt(s->at, what);
 }

@@ -89,6 +89,15 @@ static int draw_first(struct chance *c)
 	return draw(c, 4) ? (int)draw(c, PAGES_MAX) : 0;
 }
 
+/* Around sizes at which malloc takes another way. */
+static int draw_size(struct chance *c)
+{
+	static const unsigned most[] = { 100, 1000, 5000, 40000, 140000, 300000,
+		3 << 20, BLOCK_MAX };
+
+	return 1 + (int)draw(c, PICK(c, most));
+}
+
 static int draw_less(struct chance *c)
 {
 	return draw(c, 4) ? 0 : (int)draw(c, (unsigned)PAGE);
@@ -145,6 +154,14 @@ static void draw_operands(struct chance *c, struct op *op)
 		*f = (int)draw(c, 5);
 	if ((f = op_field(op, "new")))
 		*f = draw(c, 3) ? draw_count(c) : -(int)draw(c, 2);
+	if ((f = op_field(op, "block")))
+		*f = (int)draw(c, BLOCKS);
+	if ((f = op_field(op, "size")))
+		*f = op->kind == OP_TRIM && draw(c, 2) ? 0 : draw_size(c);
+	if ((f = op_field(op, "thread")))
+		*f = !draw(c, 4);
+	if ((f = op_field(op, "beside")))
+		*f = (int)draw(c, op->kind == OP_THAW ? BESIDE_COUNT : 2 * BESIDE_COUNT);
 }
 
 static void draw_flags(struct chance *c, struct op *op)
@@ -192,6 +209,18 @@ static void draw_choices(struct chance *c, struct op *op)
 	case OP_EXEC:
 		*op_field(op, "how") = (int)draw(c, EXEC_COUNT);
 		break;
+	case OP_NATIVE:
+		*op_field(op, "where") = (int)draw(c, WHERE_COUNT);
+		break;
+	case OP_RAW:
+		*op_field(op, "call") = (int)draw(c, RAW_COUNT);
+		break;
+	case OP_MALLOC:
+		*op_field(op, "by") = (int)draw(c, ALLOCATE_COUNT);
+		break;
+	case OP_ADOPT: case OP_RELEASE:
+		*op_field(op, "of") = (int)draw(c, ADOPT_COUNT);
+		break;
 	case OP_BAD:
 		*op_field(op, "what") = (int)draw(c, BAD_COUNT);
 		break;
@@ -200,7 +229,8 @@ static void draw_choices(struct chance *c, struct op *op)
 	}
 }
 
-static int draw_kind(struct chance *c)
+/* native: memory that the library did not make, too. */
+static int draw_kind(struct chance *c, int native)
 {
 	static const unsigned char weight[OP_COUNT] = {
 		[OP_MAP] = 26, [OP_REGION] = 6, [OP_DESTROY] = 1, [OP_WRITE] = 44,
@@ -210,11 +240,14 @@ static int draw_kind(struct chance *c)
 		[OP_RESIDENT] = 2, [OP_SYSCALL] = 6, [OP_FORK] = 14, [OP_WAIT] = 5,
 		[OP_EXEC] = 1, [OP_PREPARE] = 3, [OP_STATS] = 1, [OP_BAD] = 3,
 		[OP_LEAVE] = 0, [OP_CREDIT] = 3, [OP_THAW] = 6,
+		[OP_NATIVE] = 20, [OP_RAW] = 24, [OP_BRK] = 5, [OP_MALLOC] = 24,
+		[OP_REALLOC] = 12, [OP_FREE] = 12, [OP_FILL] = 16, [OP_TRIM] = 3,
+		[OP_ADOPT] = 6, [OP_RELEASE] = 3,
 	};
 	unsigned total = 0, pick;
-	int kind = 0;
+	int kind = 0, end = native ? OP_COUNT : OP_NATIVE;
 
-	for (int i = 0; i < OP_COUNT; i++)
+	for (int i = 0; i < end; i++)
 		total += weight[i];
 	for (pick = draw(c, total); pick >= weight[kind]; kind++)
 		pick -= weight[kind];
@@ -224,7 +257,7 @@ static int draw_kind(struct chance *c)
 struct author {
 	struct program *p;
 	struct chance chance;
-	int procs;
+	int procs, native;
 };
 
 static struct op *append(struct author *a, int kind, int proc)
@@ -246,7 +279,7 @@ static void write_process(struct author *a, int proc, int depth, int steps)
 	int child[FORKS_MAX], forks = 0;
 
 	for (int i = 0; i < steps && a->p->count < OPS_MAX - 4; i++) {
-		int kind = draw_kind(&a->chance);
+		int kind = draw_kind(&a->chance, a->native);
 
 		/* these only while no child lives */
 		if (kind == OP_CREDIT || (kind == OP_THAW && draw(&a->chance, 3)))
@@ -269,13 +302,20 @@ static void write_process(struct author *a, int proc, int depth, int steps)
 		write_process(a, child[i], depth + 1, steps > 40 ? steps / 4 : 10);
 }
 
+/* A third has only what the library was asked for. */
 void program_draw(struct program *p, uint64_t seed, int steps)
 {
-	struct author a = { p, { seed * 0x2545f4914f6cdd1du + 1 }, 1 };
+	static const int mins[] = { 1, 1, 4, 16, 64 };
+	enum { AUTO, FIRST, NEVER };
+	static const int adopts[] = { AUTO, FIRST, FIRST, NEVER };
+	struct author a = { p, { seed * 0x2545f4914f6cdd1du + 1 }, 1, 1 };
 
+	a.native = draw(&a.chance, 3) != 0;
 	p->seed = seed;
 	p->count = 0;
 	p->huge = (int)(seed % 3);
 	p->check = (int)(seed / 3 % 3);
+	p->adopt = a.native ? PICK(&a.chance, adopts) : NEVER;
+	p->min = a.native ? PICK(&a.chance, mins) : 1;
 	write_process(&a, 0, 0, steps);
 }

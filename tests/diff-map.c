@@ -51,29 +51,22 @@ static int kept(int back)
 	return back == BACK_FILE || back == BACK_SHARED ? back : BACK_ANON;
 }
 
-static void take(struct slot *s, void *p, int pages)
-{
-	memset(s->page, 0, (size_t)pages * sizeof(*s->page));
-	s->at = p;
-	s->pages = pages;
-	s->region = NULL;
-}
-
 int do_map(struct world *w, const struct op *op)
 {
 	struct slot *s = slot_of(w, op->v[0]);
 	int pages = op->v[1], prot = op->v[2], back = op->v[4];
 	const struct slot *near = op->v[5] < 0 ? NULL : slot_of(w, op->v[5]);
 	struct range all = { .s = s, .count = pages };
-	void *hint = near && near->at ? near->at + (size_t)near->pages * PAGE : NULL;
-	void *p;
+	void *hint = NULL, *p;
 
 	if (s->at || pages <= 0 || pages > PAGES_MAX)
 		return SKIPPED;
+	if (near && near->at && near->where != WHERE_BRK)	/* it must find room to grow */
+		hint = near->at + (size_t)near->pages * PAGE;
 	p = map(hint, (size_t)pages * PAGE, prot, allowed_flags(op->v[3], pages), back);
 	if (p == MAP_FAILED)
 		return errno;
-	take(s, p, pages);
+	slot_take(s, p, pages);
 	range_map(w, &all, prot, kept(back));
 	note_locked(&all, op->v[3]);
 	return 0;
@@ -93,7 +86,7 @@ int do_region(struct world *w, const struct op *op)
 		return -ret;
 	if (op->v[2] && (uintptr_t)p % (size_t)op->v[2])
 		return WRONG;
-	take(s, p, pages);
+	slot_take(s, p, pages);
 	s->region = p;
 	range_map(w, &all, PROT_READ | PROT_WRITE, BACK_ANON);
 	range_flag(&all, PAGE_REGION, 0);
@@ -244,7 +237,8 @@ static int probe_gap(const struct gap *g, int what)
 	}
 }
 
-static int fill_gap(const struct gap *g, int wide)
+/* Where the library heeded a hint there can be a window now. */
+static int fill_gap(const struct gap *g, int wide, int what)
 {
 	const struct range *r = wide ? &g->wide : &g->hole;
 	void *p = cow_mmap(r->at, r->len, g->prot, ANYWHERE | MAP_FIXED, -1, 0);
@@ -252,6 +246,8 @@ static int fill_gap(const struct gap *g, int wide)
 	if (p != r->at)
 		return WRONG;
 	range_map(g->w, r, g->prot, BACK_ANON);
+	if (what == HOLE_HINT)
+		range_flag(&g->wide, 0, PAGE_RAW);
 	return 0;
 }
 
@@ -273,6 +269,6 @@ int do_hole(struct world *w, const struct op *op)
 	range_split(w, &g.hole);
 	range_unmap(&g.hole);
 	ret = probe_gap(&g, (int)what);
-	w->fold = fold(w->fold, (uint64_t)fill_gap(&g, edge & 1));
+	w->fold = fold(w->fold, (uint64_t)fill_gap(&g, edge & 1, (int)what));
 	return ret;
 }

@@ -86,8 +86,8 @@ static int do_stats(struct world *w, const struct op *op)
 	return -cow_stats(&stats);
 }
 
-/* As if forks had cost enough for anything: the next one refreshes, if it may, and
- * collapses. */
+/* As if forks had cost enough for anything: the next one adopts and refreshes, if it
+ * may, and collapses. */
 static int do_credit(struct world *w, const struct op *op)
 {
 	(void)w;
@@ -95,6 +95,8 @@ static int do_credit(struct world *w, const struct op *op)
 	process_lock();
 	process.life->meter.excess = process.life->meter.credit = (uint64_t)1 << 50;
 	process.life->meter.retry_at = 0;
+	process.life->adopt.cost = (uint64_t)1 << 50;
+	process.life->adopt.next = 0;
 	process_unlock();
 	return 0;
 }
@@ -123,7 +125,10 @@ static int (*const doers[OP_COUNT])(struct world *, const struct op *) = {
 	[OP_RESIDENT] = do_resident, [OP_SYSCALL] = do_syscall, [OP_FORK] = do_fork,
 	[OP_WAIT] = do_wait, [OP_EXEC] = do_exec, [OP_PREPARE] = do_prepare,
 	[OP_STATS] = do_stats, [OP_BAD] = do_bad, [OP_LEAVE] = do_leave,
-	[OP_CREDIT] = do_credit, [OP_THAW] = do_thaw,
+	[OP_CREDIT] = do_credit, [OP_THAW] = do_thaw, [OP_NATIVE] = do_native,
+	[OP_RAW] = do_raw, [OP_BRK] = do_brk, [OP_MALLOC] = do_malloc,
+	[OP_REALLOC] = do_realloc, [OP_FREE] = do_free, [OP_FILL] = do_fill,
+	[OP_TRIM] = do_trim, [OP_ADOPT] = do_adopt, [OP_RELEASE] = do_release,
 };
 
 /* Which pages may be touched must not depend on the engine. */
@@ -146,11 +151,14 @@ static void look(struct world *w, const struct op *op)
 		const struct slot *s = &w->slot[i];
 
 		w->fold = fold(w->fold, shape(s));
-		if (w->program->check == 2 ||
-		    (w->program->check == 1 && op_field(&copy, "slot") &&
-		     (s == slot_of(w, op->v[0]) || (dest && s == slot_of(w, *dest)))))
+		if (w->program->check == 1 && op_field(&copy, "slot") &&
+		    (s == slot_of(w, op->v[0]) || (dest && s == slot_of(w, *dest))))
 			w->fold = fold(w->fold, slot_hash(s, 0));
 	}
+	if (w->program->check == 1 && op_field(&copy, "block"))
+		w->fold = fold(w->fold, block_hash(block_of(w, op->v[0]), 0));
+	if (w->program->check == 2)
+		w->fold = fold(w->fold, world_hash(w, 0));
 }
 
 static void step(struct world *w, int i)
@@ -177,18 +185,18 @@ static void count_forks(struct world *w)
 	atomic_fetch_add(&w->out->forks, stats.forks);
 	atomic_fetch_add(&w->out->refreshed, stats.forks_refresh);
 	atomic_fetch_add(&w->out->thawed, stats.thaw_tables);
+	atomic_fetch_add(&w->out->adopted, stats.adoptions);
 }
 
 void process_run(struct world *w)
 {
-	uint64_t h = 0;
 	int wait = 0, proc = w->proc;
+	uint64_t h;
 
 	for (int i = 0; i < w->program->count && !w->done; i++)
 		if (w->program->op[i].proc == proc)
 			step(w, i);
-	for (int i = 0; i < SLOTS; i++)
-		h = fold(h, slot_hash(&w->slot[i], 1));
+	h = world_hash(w, 1);
 	if (!w->done)
 		wait = do_wait(w, NULL);
 	count_forks(w);

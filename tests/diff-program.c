@@ -45,10 +45,22 @@ static const struct shape {
 	[OP_BAD]	= { "bad", { "slot", "what" } },
 	[OP_LEAVE]	= { "leave", { NULL } },
 	[OP_CREDIT]	= { "credit", { NULL } },
-	[OP_THAW]	= { "thaw", { "slot" } },
+	[OP_THAW]	= { "thaw", { "slot", "beside" } },
+	[OP_NATIVE]	= { "native", { "slot", "pages", "prot", "flags", "where" } },
+	[OP_RAW]	= { "raw", { "slot", "first", "count", "call", "prot",
+				     "dest", "dfirst" } },
+	[OP_BRK]	= { "brk", { "slot", "count" } },
+	[OP_MALLOC]	= { "malloc", { "block", "size", "by", "thread", "value" } },
+	[OP_REALLOC]	= { "realloc", { "block", "size", "thread", "value" } },
+	[OP_FREE]	= { "free", { "block", "thread" } },
+	[OP_FILL]	= { "fill", { "block", "first", "count", "step", "value" } },
+	[OP_TRIM]	= { "trim", { "size" } },
+	[OP_ADOPT]	= { "adopt", { "slot", "first", "count", "of", "beside" } },
+	[OP_RELEASE]	= { "release", { "slot", "first", "count", "of", "beside" } },
 };
 
 static const char *const huge_names[] = { "auto", "always", "never" };
+static const char *const adopt_names[] = { "auto", "first", "never" };
 
 const char *op_name(int kind)
 {
@@ -115,43 +127,66 @@ static void print_how(FILE *to, int how)
 			fprintf(to, " %s", names[i]);
 }
 
-/* What the numbers mean, for the reader. */
+/* Operands that choose one of a few, and what the numbers mean. */
+static const struct choice {
+	uint8_t kind;		/* OP_COUNT: any */
+	const char *field;
+	unsigned count;
+	const char *name[9];
+} choices[] = {
+	{ OP_COUNT, "backing", 4, { NULL, NULL, "file", "shared" } },
+	{ OP_HOLE, "what", HOLE_COUNT, { "advise", "protect", "lock", "remap", "grow",
+		"noreplace", "hint", "none" } },
+	{ OP_SYSCALL, "how", SYSCALL_COUNT, { "write", "read", "process_vm_readv" } },
+	{ OP_FORK, "how", FORK_COUNT, { "cow_fork", "fork", "enter, _Fork",
+		"cow_fork, a thread writes", "cow_fork, a thread maps",
+		"cow_fork, a thread allocates" } },
+	{ OP_EXEC, "how", EXEC_COUNT, { "vfork", "posix_spawn", "cow_fork" } },
+	{ OP_NATIVE, "where", WHERE_COUNT, { "mmap", "mmap, alone", "brk", "bss" } },
+	{ OP_RAW, "call", RAW_COUNT, { "munmap", "mprotect", "mmap", "mmap a file",
+		"mremap", "mremap to half", "mremap to more" } },
+	{ OP_MALLOC, "by", ALLOCATE_COUNT, { "malloc", "calloc", "aligned_alloc" } },
+	{ OP_COUNT, "of", ADOPT_COUNT, { "the slot", "the block", "all" } },
+	{ OP_COUNT, "thread", 2, { NULL, "in a thread" } },
+	{ OP_COUNT, "beside", BESIDE_COUNT, { NULL, "a thread writes", "a thread maps",
+		"a thread allocates" } },
+};
+
+static int has_choice(const struct choice *c, struct op *op)
+{
+	return (c->kind == OP_COUNT || c->kind == op->kind) && op_field(op, c->field);
+}
+
+/* For the reader. */
 static void print_comment(FILE *to, struct op *op)
 {
-	static const char *const backings[] = { "", "", " file", " shared" };
-	static const char *const holes[] = { "advise", "protect", "lock", "remap",
-		"grow", "noreplace", "hint", "none" };
-	static const char *const calls[] = { "write", "read", "process_vm_readv" };
-	static const char *const forks[] = { "cow_fork", "fork", "enter, _Fork",
-		"cow_fork, a thread writes", "cow_fork, a thread maps" };
-	static const char *const execs[] = { "vfork", "posix_spawn", "cow_fork" };
-	const int *prot = op_field(op, "prot"), *backing = op_field(op, "backing");
-	const int *how = op_field(op, "how"), *what = op_field(op, "what");
+	const int *prot = op_field(op, "prot");
 
 	fputs("\t#", to);
 	if (prot)
 		fprintf(to, " %c%c%c", *prot & PROT_READ ? 'r' : '-',
 			*prot & PROT_WRITE ? 'w' : '-', *prot & PROT_EXEC ? 'x' : '-');
-	if (op->kind == OP_MAP || op->kind == OP_FIXED)
+	if (op->kind == OP_MAP || op->kind == OP_FIXED || op->kind == OP_NATIVE)
 		print_flags(to, *op_field(op, "flags"));
-	if (backing)
-		fputs(backings[*backing & 3], to);
 	if (op->kind == OP_ADVISE)
 		fprintf(to, " %s", advice_name(*op_field(op, "advice")));
-	if (op->kind == OP_HOLE)
-		fprintf(to, " %s", holes[(unsigned)*what % HOLE_COUNT]);
 	if (op->kind == OP_REMAP)
-		print_how(to, *how);
-	if (op->kind == OP_SYSCALL)
-		fprintf(to, " %s", calls[(unsigned)*how % SYSCALL_COUNT]);
-	if (op->kind == OP_FORK)
-		fprintf(to, " %s", forks[(unsigned)*how % FORK_COUNT]);
-	if (op->kind == OP_EXEC)
-		fprintf(to, " %s", execs[(unsigned)*how % EXEC_COUNT]);
+		print_how(to, *op_field(op, "how"));
+	for (size_t i = 0; i < sizeof(choices) / sizeof(*choices); i++) {
+		const struct choice *c = &choices[i];
+		unsigned number = has_choice(c, op) ?
+			(unsigned)*op_field(op, c->field) % c->count : 0;
+
+		if (has_choice(c, op) && c->name[number])
+			fprintf(to, " %s", c->name[number]);
+	}
 }
 
 static int has_comment(struct op *op)
 {
+	for (size_t i = 0; i < sizeof(choices) / sizeof(*choices); i++)
+		if (has_choice(&choices[i], op))
+			return 1;
 	return op_field(op, "prot") || op_field(op, "advice") || op_field(op, "how");
 }
 
@@ -173,12 +208,23 @@ void program_print(FILE *to, const struct program *p)
 {
 	if (p->seed)
 		fprintf(to, "# seed %llu\n", (unsigned long long)p->seed);
-	fprintf(to, "huge %s\ncheck %d\n", huge_names[p->huge], p->check);
+	fprintf(to, "huge %s\nadopt %s\nmin %d\ncheck %d\n", huge_names[p->huge],
+		adopt_names[p->adopt], p->min, p->check);
 	for (int i = 0; i < p->count; i++)
 		op_print(to, &p->op[i]);
 }
 
 /* --- reading ------------------------------------------------------------ */
+
+static int read_choice(const char *word, const char *const *names, int *ret)
+{
+	for (int i = 0; i < 3; i++)
+		if (!strcmp(word, names[i])) {
+			*ret = i;
+			return 0;
+		}
+	return -1;
+}
 
 static int read_header(const char *line, struct program *p)
 {
@@ -186,13 +232,12 @@ static int read_header(const char *line, struct program *p)
 
 	if (sscanf(line, "check %d", &p->check) == 1)
 		return p->check >= 0 && p->check <= 2 ? 0 : -1;
-	if (sscanf(line, "huge %15s", word) != 1)
-		return -1;
-	for (int i = 0; i < 3; i++)
-		if (!strcmp(word, huge_names[i])) {
-			p->huge = i;
-			return 0;
-		}
+	if (sscanf(line, "min %d", &p->min) == 1)
+		return p->min > 0 ? 0 : -1;
+	if (sscanf(line, "huge %15s", word) == 1)
+		return read_choice(word, huge_names, &p->huge);
+	if (sscanf(line, "adopt %15s", word) == 1)
+		return read_choice(word, adopt_names, &p->adopt);
 	return -1;
 }
 
@@ -256,6 +301,8 @@ int program_read(FILE *from, struct program *p)
 	char line[256];
 
 	memset(p, 0, sizeof(*p));
+	p->adopt = 2;		/* never */
+	p->min = 1;
 	for (int number = 1; fgets(line, sizeof(line), from); number++) {
 		char *start = line;
 

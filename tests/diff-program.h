@@ -14,6 +14,8 @@
 
 #define PAGE 4096ul
 #define SLOTS 6
+#define BLOCKS 12		/* of malloc */
+#define BLOCK_MAX (6 << 20)
 #define PAGES_MAX 1300		/* of a slot: more than two tables */
 #define PROCS_MAX 24		/* processes of one program, the first is 0 */
 #define OPS_MAX 1200		/* of all processes together */
@@ -24,6 +26,8 @@ enum op_kind {
 	OP_ADVISE, OP_FIXED, OP_HOLE, OP_REMAP, OP_LOCK, OP_UNLOCK, OP_LOCKALL,
 	OP_UNLOCKALL, OP_SYNC, OP_RESIDENT, OP_SYSCALL, OP_FORK, OP_WAIT, OP_EXEC,
 	OP_PREPARE, OP_STATS, OP_BAD, OP_LEAVE, OP_CREDIT, OP_THAW,
+	OP_NATIVE, OP_RAW, OP_BRK, OP_MALLOC, OP_REALLOC, OP_FREE, OP_FILL, OP_TRIM,
+	OP_ADOPT, OP_RELEASE,
 	OP_COUNT
 };
 
@@ -36,6 +40,8 @@ struct op {
 struct program {
 	uint64_t seed;		/* where it came from; 0: a file */
 	int huge;		/* enum cow_huge */
+	int adopt;		/* enum cow_adopt */
+	int min;		/* pages of the smallest mapping that goes to the store */
 	int check;		/* what is hashed after each operation: 0 nothing,
 				 * 1 the slot it worked on, 2 all slots */
 	int count;
@@ -54,11 +60,29 @@ enum remap { REMAP_MAYMOVE = 1, REMAP_FIXED = 2, REMAP_DONTUNMAP = 4,
 
 enum syscall { SYSCALL_WRITE, SYSCALL_READ, SYSCALL_VMREAD, SYSCALL_COUNT };
 
-enum fork { FORK_COW, FORK_PLAIN, FORK_ENTER, FORK_WRITER, FORK_MAPPER, FORK_COUNT };
+enum fork { FORK_COW, FORK_PLAIN, FORK_ENTER, FORK_WRITER, FORK_MAPPER,
+	    FORK_ALLOCATOR, FORK_COUNT };
+
+/* A thread that works meanwhile. */
+enum beside_kind { BESIDE_NOBODY, BESIDE_WRITER, BESIDE_MAPPER, BESIDE_ALLOCATOR,
+		   BESIDE_COUNT };
+
+/* Memory that no call of the library's made: by mmap(2), between two pages that belong
+ * to nobody, by brk(2), in .bss. */
+enum where { WHERE_MAP, WHERE_ALONE, WHERE_BRK, WHERE_BSS, WHERE_COUNT };
+
+/* System calls on such memory that the library does not see. */
+enum raw { RAW_UNMAP, RAW_PROTECT, RAW_FIXED, RAW_FILE, RAW_MOVE, RAW_SHRINK, RAW_GROW,
+	   RAW_COUNT };
+
+enum allocate { ALLOCATE_MALLOC, ALLOCATE_CALLOC, ALLOCATE_ALIGNED, ALLOCATE_COUNT };
+
+/* What cow_adopt() and cow_release() are asked for. */
+enum adopt_of { ADOPT_SLOT, ADOPT_BLOCK, ADOPT_ALL, ADOPT_COUNT };
 
 enum exec { EXEC_VFORK, EXEC_SPAWN, EXEC_FORK, EXEC_COUNT };
 
-#define BAD_COUNT 24
+#define BAD_COUNT 28
 
 void program_draw(struct program *p, uint64_t seed, int steps);
 

@@ -178,7 +178,8 @@ static int try_seeds(void)
 	printf("seeds run: %llu from %llu in %ld s, %llu differ; next: --from %llu\n",
 	       seed - want.from, want.from, (long)(time(NULL) - started), bad, seed);
 	printf("forks with the store: %llu, with a refresh: %llu; tables thawed beside "
-	       "threads: %llu\n", run_forks, run_refreshed, run_thawed);
+	       "threads: %llu; adoptions: %llu\n", run_forks, run_refreshed, run_thawed,
+	       run_adopted);
 	return bad != 0;
 }
 

@@ -21,12 +21,16 @@ struct move {
 	struct slot *dest;
 	int dfirst;
 	int flags;
+	int raw;		/* the library does not see it */
 };
 
 static void *call(const struct move *m, size_t old_len)
 {
 	void *to = m->how & REMAP_FIXED ? m->dest->at + (size_t)m->dfirst * PAGE : NULL;
 
+	if (m->raw)
+		return raw_mremap(m->from.at, old_len, (size_t)m->pages * PAGE, m->flags,
+				  to);
 	return cow_mremap(m->from.at, old_len, (size_t)m->pages * PAGE, m->flags, to);
 }
 
@@ -40,13 +44,14 @@ static void arrive(const struct move *m, const struct page *source, int count)
 		last.flags |= PAGE_UNKNOWN;	/* nothing is behind its end */
 	for (int i = 0; i < m->pages; i++) {
 		struct page old = i < count ? source[i] : last;
-		int region = m->how & REMAP_FIXED ? to[i].flags & PAGE_REGION : 0;
+		int place = m->how & REMAP_FIXED ? to[i].flags & PAGE_PLACE :
+			    m->raw ? PAGE_RAW : 0;
 
 		if (i == 0 || (i < count && source[i].map != source[i - 1].map))
 			m->w->maps++;
 		to[i] = old;
 		to[i].map = m->w->maps;
-		to[i].flags = (uint16_t)((old.flags & ~PAGE_REGION) | region);
+		to[i].flags = (uint16_t)((old.flags & ~PAGE_PLACE) | place);
 	}
 }
 
@@ -76,7 +81,9 @@ static void settle(const struct move *m, void *p)
 		m->dest->at = p;
 		m->dest->pages = m->pages;
 		m->dest->region = NULL;
+		m->dest->where = WHERE_MAP;
 	}
+	m->dest->alone = 0;
 	arrive(m, source, count);
 	slot_trim(m->from.s);
 }
@@ -229,6 +236,9 @@ int do_remap(struct world *w, const struct op *op)
 		return SKIPPED;
 	if (!is_certain(&m) || known_remap(&m.from, m.how))
 		return SKIPPED;
+	/* brk(2) must find room to grow */
+	if (m.from.s->where == WHERE_BRK && m.pages > m.from.count)
+		return SKIPPED;
 	m.flags = (m.how & REMAP_MAYMOVE ? MREMAP_MAYMOVE : 0) |
 		  (m.how & REMAP_FIXED ? MREMAP_FIXED : 0) |
 		  (m.how & REMAP_DONTUNMAP ? MREMAP_DONTUNMAP : 0);
@@ -243,5 +253,61 @@ int do_remap(struct world *w, const struct op *op)
 		return move_to(&m);
 	if (!(m.how & REMAP_DONTUNMAP) && m.pages <= m.from.count)
 		return shrink(&m);
+	return move_anywhere(&m);
+}
+
+/* --- behind the library's back ------------------------------------------ */
+
+/* Somewhere else, of the size of the source. */
+static int make_room(struct move *m)
+{
+	struct range all = { .s = m->dest, .count = m->pages };
+	void *p = raw_mmap(NULL, (size_t)m->pages * PAGE, PROT_NONE,
+			   MAP_ANONYMOUS | MAP_NORESERVE, -1);
+
+	if (p == MAP_FAILED)
+		return errno;
+	slot_take(m->dest, p, m->pages);
+	range_map(m->w, &all, PROT_NONE, BACK_ANON);
+	range_flag(&all, PAGE_RAW, 0);
+	m->dfirst = 0;
+	return 0;
+}
+
+int do_raw_move(struct world *w, const struct op *op)
+{
+	struct move m = { .w = w, .how = REMAP_MAYMOVE | REMAP_FIXED, .raw = 1,
+			  .flags = MREMAP_MAYMOVE | MREMAP_FIXED,
+			  .dest = slot_of(w, op->v[5]) };
+	struct range to;
+	int ret;
+
+	/* what was adopted may be several mappings where there was one */
+	if (!range_of(w, op, &m.from) || !is_raw(&m.from) || !diff_multi_move)
+		return SKIPPED;
+	m.pages = m.from.count;
+	if (m.dest->at && !aim(&m, op))
+		return SKIPPED;
+	if (m.dest->at && (!range_at(m.dest, m.dfirst, m.pages, &to) || !is_raw(&to) ||
+			   overlaps(&m)))
+		return SKIPPED;
+	ret = m.dest->at ? 0 : make_room(&m);
+	return ret ? ret : move_to(&m);
+}
+
+/* Only of a mapping that is whole: behind a part of one lies the rest of it. */
+int do_raw_grow(struct world *w, const struct op *op)
+{
+	struct move m = { .w = w, .how = REMAP_MAYMOVE, .raw = 1,
+			  .flags = MREMAP_MAYMOVE, .dest = slot_of(w, op->v[0]) };
+	struct slot *s = m.dest;
+
+	if (!s->at || s->alone != s->pages || !range_at(s, 0, s->pages, &m.from) ||
+	    !is_whole(&m.from) || !is_one_mapping(&m.from) || !is_raw(&m.from) ||
+	    has_backing(&m.from, BACK_FILE) || has_backing(&m.from, BACK_SHARED))
+		return SKIPPED;
+	m.pages = s->pages + (int)((unsigned)op->v[2] % PAGES_MAX) + 1;
+	if (m.pages > PAGES_MAX)
+		return SKIPPED;
 	return move_anywhere(&m);
 }

@@ -16,11 +16,12 @@
 
 #include "cowfork.h"
 #include "diff-run.h"
+#include "preload.h"
 
 #define TIMED_OUT (-2)
 
 volatile sig_atomic_t run_stopped;
-unsigned long long run_forks, run_refreshed, run_thawed;
+unsigned long long run_forks, run_refreshed, run_thawed, run_adopted;
 
 static struct transcript *out;	/* two: plain memory, store */
 static int status_of[2], time_limit;
@@ -47,6 +48,7 @@ int run_setup(void)
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);	/* for sigtimedwait() */
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	preload_bind_malloc();
 	diff_probe();
 	return diff_file < 0 ? -EIO : 0;
 }
@@ -62,8 +64,10 @@ static void start(const struct program *p, struct transcript *transcript,
 		  enum cow_engine engine)
 {
 	static struct world w;
-	struct cow_options opts = { .size = sizeof(opts), .min_size = PAGE,
-				    .engine = engine, .huge = (enum cow_huge)p->huge };
+	struct cow_options opts = { .size = sizeof(opts), .engine = engine,
+				    .min_size = (size_t)p->min * PAGE,
+				    .huge = (enum cow_huge)p->huge,
+				    .adopt = (enum cow_adopt)p->adopt };
 	sigset_t none;
 
 	setpgid(0, 0);
@@ -171,6 +175,7 @@ enum verdict run_program(const struct program *p, int seconds)
 	run_forks += out[1].forks;
 	run_refreshed += out[1].refreshed;
 	run_thawed += out[1].thawed;
+	run_adopted += out[1].adopted;
 	if (run_stopped)
 		return VERDICT_STOPPED;
 	if (is_broken(p, &out[0], status_of[0]))

@@ -31,7 +31,7 @@ enum verdict run_program(const struct program *p, int seconds);
 void run_report(FILE *to, const struct program *p, int verbose);
 
 /* What all runs in the store came to. */
-extern unsigned long long run_forks, run_refreshed, run_thawed;
+extern unsigned long long run_forks, run_refreshed, run_thawed, run_adopted;
 
 /* In a process of a program: it must not outlive the time by much. */
 void run_in_time(void);

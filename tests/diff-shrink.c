@@ -128,16 +128,27 @@ static void simplify_operands(struct search *s)
 			simplify_operand(s, i, field);
 }
 
-static void simplify_header(struct search *s)
+static void try_header(struct search *s, int check, int huge, int adopt, int min)
 {
 	static struct program candidate;
 
 	candidate = *s->best;
-	candidate.check = 0;
+	candidate.check = check;
+	candidate.huge = huge;
+	candidate.adopt = adopt;
+	candidate.min = min;
 	try_candidate(s, &candidate);
-	candidate = *s->best;
-	candidate.huge = 2;	/* never */
-	try_candidate(s, &candidate);
+}
+
+static void simplify_header(struct search *s)
+{
+	const struct program *p = s->best;
+	const int never = 2;
+
+	try_header(s, 0, p->huge, p->adopt, p->min);
+	try_header(s, p->check, never, p->adopt, p->min);
+	try_header(s, p->check, p->huge, never, p->min);
+	try_header(s, p->check, p->huge, p->adopt, 1);
 }
 
 enum verdict program_shrink(struct program *p, enum verdict verdict, int seconds)

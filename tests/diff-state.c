@@ -144,6 +144,14 @@ int has_flag(const struct range *r, int flag)
 	return 0;
 }
 
+int is_raw(const struct range *r)
+{
+	for (int i = 0; i < r->count; i++)
+		if (!(r->s->page[r->first + i].flags & PAGE_RAW))
+			return 0;
+	return 1;
+}
+
 int may_read(const struct page *page)
 {
 	return page->back != BACK_NONE && page->prot & PROT_READ &&
@@ -185,7 +193,7 @@ void range_map(struct world *w, const struct range *r, int prot, int back)
 		struct page *page = &r->s->page[i];
 
 		*page = (struct page){ (uint8_t)prot, (uint8_t)back,
-				       (uint16_t)((page->flags & PAGE_REGION) | lock),
+				       (uint16_t)((page->flags & PAGE_PLACE) | lock),
 				       w->maps };
 	}
 }
@@ -233,6 +241,16 @@ static int is_gone(struct slot *s, int page)
 	if (s->page[page].flags & PAGE_REGION)
 		s->region = NULL;
 	return 1;
+}
+
+void slot_take(struct slot *s, void *at, int pages)
+{
+	memset(s->page, 0, (size_t)pages * sizeof(*s->page));
+	s->at = at;
+	s->pages = pages;
+	s->region = NULL;
+	s->where = WHERE_MAP;
+	s->alone = 0;
 }
 
 void slot_trim(struct slot *s)
@@ -296,6 +314,37 @@ uint64_t slot_hash(const struct slot *s, int every_word)
 		memcpy(&word, page + PAGE - 8, 8);
 		h = fold(h, word);
 	}
+	return h;
+}
+
+struct block *block_of(struct world *w, int number)
+{
+	return &w->block[(unsigned)number % BLOCKS];
+}
+
+/* Without every word: one of 64, and the end. */
+uint64_t block_hash(const struct block *b, int every_word)
+{
+	size_t step = every_word || b->size < PAGE ? 8 : 512;
+	uint64_t h = fold(0xcbf29ce484222325u, b->size), word;
+
+	for (size_t i = 0; i + 8 <= b->size; i += step) {
+		memcpy(&word, b->at + i, 8);
+		h = fold(h, word);
+	}
+	for (size_t i = b->size & ~(size_t)7; i < b->size; i++)
+		h = fold(h, b->at[i]);
+	return h;
+}
+
+uint64_t world_hash(const struct world *w, int every_word)
+{
+	uint64_t h = 0;
+
+	for (int i = 0; i < SLOTS; i++)
+		h = fold(h, slot_hash(&w->slot[i], every_word));
+	for (int i = 0; i < BLOCKS; i++)
+		h = fold(h, block_hash(&w->block[i], every_word));
 	return h;
 }
 
