@@ -177,7 +177,10 @@ static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 		extents_each(left, &s->extents, e->start, e->end)
 			if (adopt_is_marked(&left))
 				(void)store_punch(s, left.start, left.end - left.start);
-	(void)freeze_reserve(s, 0);
+	if (s->adopted)		/* it is never frozen */
+		spare_release(&s->spare);
+	else
+		(void)freeze_reserve(s, 0);
 	return ret;
 }
 

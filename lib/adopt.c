@@ -28,7 +28,6 @@
 #define STORES_ADOPTED 32u		/* of PROCESS_STORES */
 #define MANY 16u			/* candidates, that share stores */
 #define GAP ((uintptr_t)1 << 30)	/* between those that do, at most */
-#define ROOM_MIN ((size_t)64 << 20)	/* behind a range, for what may grow there */
 #define STEP (MERGE_RUN / 2 * TABLE_SIZE)		/* that is held twice meanwhile */
 #define APART ((uintptr_t)64 << 10)	/* what adoption itself writes to: stack, control
 					 * block, this library's data */
@@ -77,7 +76,8 @@ static char in_bss;
  * its own. */
 static int open_store(struct candidates *found, unsigned first, unsigned *last)
 {
-	uintptr_t gap = found->count > MANY ? GAP : 0, start = found->at[first].start, room;
+	uintptr_t gap = found->count > MANY ? GAP : 0, start = found->at[first].start;
+	uintptr_t room = (uintptr_t)sys_ram_and_swap(), below, behind;
 	const struct candidate *c = &found->at[first];
 	unsigned own = 0;
 	struct store *s;
@@ -95,9 +95,10 @@ static int open_store(struct candidates *found, unsigned first, unsigned *last)
 	if (own >= STORES_ADOPTED)
 		return COW_REASON_STORES;
 	c = &found->at[*last];
-	room = c->end - start > ROOM_MIN ? c->end - start : ROOM_MIN;
-	room = room < c->limit - c->end ? room : c->limit - c->end;
-	why = store_open_over(start, c->end, room, &s);
+	below = start - found->at[first].floor;
+	behind = c->limit - c->end;
+	why = store_open_over(start, c->end, start - (below < room ? below : room),
+			      c->end + (behind < room ? behind : room), &s);
 	for (unsigned i = first; !why && i <= *last; i++)
 		found->at[i].s = s;
 	return why;

@@ -31,6 +31,7 @@ struct search {
 	size_t min;
 	uint64_t sparse;	/* mappings above this are address space, not memory */
 	int64_t mapped;
+	uintptr_t before;	/* where the mapping before ends */
 	struct procfs_map libc;	/* its last mapping so far */
 };
 
@@ -89,7 +90,7 @@ static int touches(const struct store *s, uintptr_t start)
 static void put_growth(struct search *f, struct store *s, struct candidate *c)
 {
 	extents_each(e, &s->extents, c->start, c->end) {
-		struct candidate part = { e.start, e.end, UINTPTR_MAX, c->bytes, s };
+		struct candidate part = { e.start, e.end, 0, 0, c->bytes, s };
 		size_t len = e.end - e.start;
 
 		if (e.state == EXTENT_FREE && e.flags & EXTENT_STALE && len >= f->min)
@@ -105,7 +106,7 @@ static void put_parts(struct search *f, uintptr_t start, uintptr_t end, uint64_t
 {
 	while (start < end) {
 		struct store *s = process_store_at(start, end - start);
-		struct candidate c = { start, end, UINTPTR_MAX, bytes, NULL };
+		struct candidate c = { start, end, f->before, UINTPTR_MAX, bytes, NULL };
 
 		if (s && s->base > start) {
 			c.end = s->base;
@@ -149,6 +150,7 @@ static int look(void *arg, const struct procfs_smap *m)
 	if (start < end && is_memory(&m->map) && !m->special && m->anonymous &&
 	    m->map.end - m->map.start <= f->sparse)
 		put_parts(f, start, end, m->anonymous);
+	f->before = m->map.end;
 	return 0;
 }
 

@@ -14,7 +14,7 @@
 
 struct candidate {
 	uintptr_t start, end;
-	uintptr_t limit;	/* where the next mapping begins */
+	uintptr_t floor, limit;	/* where the mapping before ends, the next one begins */
 	uint64_t bytes;		/* in memory or swap */
 	struct store *s;	/* whose window it lies in; NULL: none */
 };

@@ -474,34 +474,34 @@ int store_open_at(uintptr_t at, size_t size, struct store **ret_store)
 	return COW_REASON_NONE;
 }
 
-/* A range of whole tables around [start, end), as far as it is no other window's. */
-static int cut_window(uintptr_t *start, uintptr_t *end)
+/* A range of whole tables, as much of [low, high) around [start, end) as is no other
+ * window's. */
+static int cut_window(uintptr_t start, uintptr_t end, uintptr_t *low, uintptr_t *high)
 {
-	uintptr_t first = *start, from = first & ~(TABLE_SIZE - 1);
-	uintptr_t to = (*end + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
+	uintptr_t from = *low & ~(TABLE_SIZE - 1), to = (*high + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
 	struct store *s;
 
-	if (process_store_at(from, first - from + 1))
-		from += TABLE_SIZE;
+	while (from < start && (s = process_store_at(from, start - from)))
+		from = (s->base + s->size + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
 	s = from < to ? process_store_at(from, to - from) : NULL;
 	if (s)
 		to = s->base & ~(TABLE_SIZE - 1);
-	*start = from;
-	*end = to;
-	return from < to;
+	*low = from;
+	*high = to;
+	return from < to && from < end;
 }
 
-int store_open_over(uintptr_t start, uintptr_t end, size_t room, struct store **ret_store)
+int store_open_over(uintptr_t start, uintptr_t end, uintptr_t low, uintptr_t high,
+		    struct store **ret_store)
 {
 	struct store *s;
 	int why = store_why_not();
 
-	end = end + room > end ? end + room : end;
 	if (why)
 		return why;
-	if (!cut_window(&start, &end) || !(s = make_record(end - start)))
+	if (!cut_window(start, end, &low, &high) || !(s = make_record(high - low)))
 		return COW_REASON_ADDRESS;
-	s->base = start;
+	s->base = low;
 	s->adopted = 1;
 	why = build(s);
 	if (why) {

@@ -59,9 +59,10 @@ int store_open(size_t size, size_t align, struct store **ret_store);
 int store_open_at(uintptr_t at, size_t size, struct store **ret_store);
 
 /* A store over memory that exists: all of its window is FREE. The window is cut where
- * another begins. room: bytes behind, for what may grow there. Its offsets are nobody
- * else's, with a hole behind. */
-int store_open_over(uintptr_t start, uintptr_t end, size_t room, struct store **ret_store);
+ * another begins. [low, high) is room around it, for what may grow there. Its offsets are
+ * nobody else's, with a hole behind. */
+int store_open_over(uintptr_t start, uintptr_t end, uintptr_t low, uintptr_t high,
+		    struct store **ret_store);
 
 /* Are its FREE parts address space that this process keeps for it? */
 static inline int store_reserves(const struct store *s)

@@ -186,7 +186,7 @@ static int thaw_store(struct store *s)
 {
 	int thawed = 0;
 
-	if (verify_store(s) < 0 || freeze_reserve(s, 2) < 0)
+	if (verify_store(s) < 0 || (!s->adopted && freeze_reserve(s, 2) < 0))
 		return 0;
 	extents_each(e, &s->extents, s->base, s->base + s->size)
 		if (e.state == EXTENT_FROZEN ||
@@ -288,10 +288,12 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 	if (nobody)
 		return thaw_reservation(s, e);
 	spare_lend(&s->spare, LIFT_MAPS);
-	if (s->adopted)
+	if (s->adopted) {
 		ret = adopt_lift(thaw_lift, l, s, e);
-	else
-		ret = store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
+		spare_release(&s->spare);
+		return ret;
+	}
+	ret = store_by_halves(thaw_lift, s, e->start, e->end - e->start, l);
 	if (freeze_reserve(s, 0) == 0)
 		return ret;
 	/* somebody took the maps: frozen memory needs none */
