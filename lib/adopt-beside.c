@@ -86,6 +86,8 @@ static int may_be_stack(uintptr_t start)
 
 int adopt_may_lift(const struct extent *e)
 {
+	if (!process.malloc_tamed)
+		return 0;
 	for (uintptr_t at = e->start & ~(ARENA_SIZE - 1); at < e->end; at += ARENA_SIZE)
 		if (candidate_is_arena(at))
 			return -EADDRINUSE;
@@ -214,7 +216,7 @@ static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct 
 	struct extent whole = *e;
 	int ret = lift_piece(a, l, s, &whole, e);
 
-	if (ret == -EDOM && e->end > (e->start | (TABLE_SIZE - 1)) + 1) {
+	if ((ret == -EDOM || ret == -EPERM) && e->end > (e->start | (TABLE_SIZE - 1)) + 1) {
 		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
 		ret = lift_piece(a, l, s, &whole, e);
 	}
@@ -268,6 +270,8 @@ static int next(struct adopt *a, struct lift *l)
 		return 1;
 	}
 	unmark_all();
+	while (a->releases && freeze_reap_some())
+		;
 	return 0;
 }
 

@@ -99,6 +99,8 @@ static int open_store(struct candidates *found, unsigned first, unsigned *last)
 	behind = c->limit - c->end;
 	why = store_open_over(start, c->end, start - (below < room ? below : room),
 			      c->end + (behind < room ? behind : room), &s);
+	if (why == COW_REASON_ADDRESS)	/* another window is in the way */
+		why = COW_REASON_MAPS;
 	for (unsigned i = first; !why && i <= *last; i++)
 		found->at[i].s = s;
 	return why;
@@ -137,36 +139,49 @@ static int mark_candidates(struct candidates *found)
 
 /* --- pins --------------------------------------------------------------- */
 
+struct unmark {
+	struct store *s;
+	int found;
+};
+
 static int unmark_table(void *arg, uintptr_t start, size_t len)
 {
 	uintptr_t from = start & ~(TABLE_SIZE - 1);
 	uintptr_t to = (start + len + TABLE_SIZE - 1) & ~(TABLE_SIZE - 1);
-	struct store *s = arg;
+	struct unmark *u = arg;
+	struct store *s = u->s;
 
 	from = from > s->base ? from : s->base;
 	to = to < s->base + s->size ? to : s->base + s->size;
-	return adopt_unmark(s, from, to);
+	if (adopt_unmark(s, from, to) < 0)
+		return -ENOMEM;
+	u->found = 1;
+	return 0;
 }
 
-/* One probe for all: nobody else runs here who could pin a page meanwhile. (With an
+/* 1: there are some. One probe for all: nobody else runs here who could pin a page meanwhile. (With an
  * io_uring somebody does.) */
 static int unmark_pinned(void)
 {
-	int pid, ret = 0;
+	int pid, ret = 0, found = 0;
 
 	if (!pin_can_tell())
 		return 0;
 	pid = sys_probe_start();
 	if (pid < 0)
 		return pid;
-	process_each_own(s)
+	process_each_own(s) {
+		struct unmark u = { s, 0 };
+
 		extents_each(e, &s->extents, s->base, s->base + s->size)
 			if (s->adopted && adopt_is_marked(&e))
 				ret |= procfs_unshared(e.start, e.end - e.start,
-						       unmark_table, s);
+						       unmark_table, &u);
+		found |= u.found;
+	}
 	sys_probe_kill(pid);
 	(void)sys_probe_reap(pid);
-	return ret < 0 ? -EAGAIN : 0;
+	return ret < 0 ? -EAGAIN : found;
 }
 
 /* --- take in ------------------------------------------------------------ */
@@ -216,11 +231,9 @@ static int why_not(void)
 
 	if (options.engine == COW_ENGINE_OFF)
 		return COW_REASON_OFF;
-	if (memory_may_be_pinned())
-		return COW_REASON_PINNED;
 	why = store_why_not();
 	if (!why && !atomic_load(&process.store_count) && !store_kernel_can())
-		why = COW_REASON_REMAP;
+		why = process.native_for_good ? process.native_for_good : COW_REASON_MEMFD;
 	return why;
 }
 
@@ -257,9 +270,13 @@ int adopt_alone(const struct adopt_what *what)
 {
 	struct cow_stats *st = &process.life->stats;
 	uint64_t start = sys_now_ns(), bytes = 0;
-	int why = procfs_rings() > 0 ? COW_REASON_PINNED : adopt_mark(what);
+	int why = procfs_rings() > 0 || memory_may_be_pinned() ? COW_REASON_PINNED
+							       : adopt_mark(what);
+	int pinned = unmark_pinned();
 
-	if (unmark_pinned() < 0 || take_in_all(&bytes) < 0)
+	if (pinned > 0)
+		why = COW_REASON_PINNED;
+	if (pinned < 0 || take_in_all(&bytes) < 0)
 		why = COW_REASON_MAPS;
 	if (bytes) {
 		st->adoptions++;
@@ -325,6 +342,8 @@ int adopt_release(const struct adopt_what *what)
 			result = ret < 0 ? ret : result;
 		}
 	}
+	while (freeze_reap_some())
+		;
 	return result;
 }
 
@@ -367,11 +386,18 @@ int adopt_error(int why)
 	case COW_REASON_NONE:
 		return 0;
 	case COW_REASON_KIND: case COW_REASON_CALL: case COW_REASON_PINNED:
-	case COW_REASON_MAPS: case COW_REASON_OWNER:
+	case COW_REASON_MAPS: case COW_REASON_OWNER: case COW_REASON_STORES:
 		return -EAGAIN;
 	default:
 		return -EPERM;
 	}
+}
+
+static int refuse(int why)
+{
+	process_native((enum cow_reason)why);
+	process.life->stats.adopt_reason = (uint64_t)why;
+	return adopt_error(why);
 }
 
 /* Alone it is done here, else by the mover. */
@@ -385,8 +411,10 @@ static int now_or_by_mover(const struct adopt_what *what, int releases)
 		ret = adopt_release(what);
 	else if (alone)
 		ret = adopt_error(adopt_alone(what));
+	else if (!releases && memory_may_be_pinned())	/* the mover has other descriptors */
+		ret = refuse(COW_REASON_PINNED);
 	process_unlock();
-	return alone ? ret : mover_adopt(what, releases);
+	return alone || ret ? ret : mover_adopt(what, releases);
 }
 
 static int call(void *addr, size_t len, int releases)

@@ -62,7 +62,7 @@ struct adopt {			/* all zero at its start */
 };
 
 /* May what was adopted there, or is about to be, be lifted at all? 0; -EADDRINUSE: it is an
- * arena's; -EDOM: it may be a stack. */
+ * arena's; -EDOM: it may be a stack. Without the runtime that is the caller's to know. */
 int adopt_may_lift(const struct extent *e);
 
 /* Lift it by a step. 0; -EINPROGRESS: not now, give up the lock; -EDOM: a thread's control

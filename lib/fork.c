@@ -30,6 +30,7 @@
 #include "freeze.h"
 #include "huge.h"
 #include "log.h"
+#include "memory.h"
 #include "mover.h"
 #include "options.h"
 #include "process.h"
@@ -203,6 +204,8 @@ static void maybe_adopt(void)
 		return;
 	if (sys_alone_in_mm())
 		(void)adopt_alone(&what);
+	else if (memory_may_be_pinned())
+		adopt_when_done(COW_REASON_PINNED, 0);
 	else if (process.malloc_tamed)
 		process.life->mover.wanted = 1;
 	else

@@ -212,6 +212,7 @@ static void begin(struct run *r)
 {
 	memset(&r->thaw, 0, sizeof(r->thaw));
 	r->thaw.forks = process.life->stats.forks;
+	r->thaw.asked = is_asked(&self()->thaw);
 	r->lift->held_ns = 0;
 	r->thawing = 1;
 }

@@ -172,11 +172,26 @@ int cow_region_create(size_t size, size_t align, void **ret_addr)
 	return ret;
 }
 
+/* Parts of a plain region may have been adopted. */
 static int unmap(uintptr_t start, uintptr_t end)
 {
-	struct store *s = process_store_at(start, end - start);
+	while (start < end) {
+		struct store *s = process_store_at(start, end - start);
+		uintptr_t stop = end;
+		int ret;
 
-	return s ? memory_unmap(s, start, end) : sys_munmap(start, end - start);
+		if (s && s->base > start) {
+			stop = s->base;
+			s = NULL;
+		} else if (s && s->base + s->size < end) {
+			stop = s->base + s->size;
+		}
+		ret = s ? memory_unmap(s, start, stop) : sys_munmap(start, stop - start);
+		if (ret < 0)
+			return ret;
+		start = stop;
+	}
+	return 0;
 }
 
 static int destroy(uintptr_t name)

@@ -39,7 +39,8 @@ int thaw_unseen(void)
 
 int thaw_allowed(void)
 {
-	return thaw_unseen() && sys_alone_in_mm() && procfs_rings() <= 0;
+	return thaw_unseen() && sys_alone_in_mm() && procfs_rings() <= 0 &&
+	       procfs_pins() <= 0;
 }
 
 static int can_thaw(const struct extent *e)
@@ -251,7 +252,7 @@ static int thaw_reservation(struct store *s, const struct extent *e)
 
 /* The owner of adopted memory changes it unseen. Where this process has no pages of its
  * own, a lift would change nothing; or it may not be lifted beside threads. */
-static int is_as_thawed(struct store *s, struct extent *e)
+static int is_as_thawed(const struct thaw *t, struct store *s, struct extent *e)
 {
 	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + LIFT_TABLES * TABLE_SIZE;
 
@@ -260,18 +261,19 @@ static int is_as_thawed(struct store *s, struct extent *e)
 		return 0;
 	*e = extents_piece(&s->extents, e->start, e->end);
 	return !can_thaw(e) || (e->state == EXTENT_FROZEN && !merge_has_pages(e)) ||
-	       !process.malloc_tamed || adopt_may_lift(e) < 0;
+	       !(process.malloc_tamed || t->asked) || adopt_may_lift(e) < 0;
 }
 
 /* 0; 1: there was nothing to do; -errno. */
-static int lift_piece(struct lift *l, struct store *s, struct extent *e)
+static int lift_piece(const struct thaw *t, struct lift *l, struct store *s,
+		      struct extent *e)
 {
 	int ret, nobody;
 
 	lift_reap();
 	if (!lease_free(&s->lease))
 		return -EBUSY;
-	if (s->adopted && is_as_thawed(s, e))
+	if (s->adopted && is_as_thawed(t, s, e))
 		return 1;
 	if (merge_is_overlay(e) && memory_is_locked(e->start, e->end - e->start))
 		return -EACCES;
@@ -304,12 +306,12 @@ static int lift_piece(struct lift *l, struct store *s, struct extent *e)
 /* The next piece, and its first table only if it has a pinned page. */
 static int thaw_piece(struct thaw *t, struct lift *l, struct store *s, struct extent *e)
 {
-	int ret = lift_piece(l, s, e);
+	int ret = lift_piece(t, l, s, e);
 	size_t len;
 
 	if (ret == -EPERM && e->end > (e->start | (TABLE_SIZE - 1)) + 1) {
 		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
-		ret = lift_piece(l, s, e);
+		ret = lift_piece(t, l, s, e);
 	}
 	if (ret == -EBUSY || ret == 1 || ret == -EINPROGRESS)
 		return ret;

@@ -36,6 +36,7 @@ struct thaw {
 	uint64_t tables;	/* thawed */
 	uint64_t kept;		/* bytes that could not be, */
 	int why;		/* and the last -errno of that */
+	int asked;		/* by the program */
 	int again;		/* not now: the same once more, later */
 	uint64_t ns;		/* with the lock held */
 	uint64_t longest_ns;	/* that a writer may have been held */

@@ -131,34 +131,9 @@ static int threads(void)
 /* Whether the map at an address is shared; -1: no map. */
 static int is_shared(const char *at)
 {
-	char line[512], perms[8];
-	unsigned long start, stop_at;
-	int shared = -1;
-	FILE *f = fopen("/proc/self/maps", "r");
+	struct map m;
 
-	while (f && shared < 0 && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%lx-%lx %7s", &start, &stop_at, perms) == 3 &&
-		    start <= (uintptr_t)at && (uintptr_t)at < stop_at)
-			shared = perms[3] == 's';
-	if (f)
-		fclose(f);
-	return shared;
-}
-
-/* Pages of this process's own, rather than the store's: pagemap's bit 61 is off. */
-static size_t private_pages(const char *at, size_t len)
-{
-	static uint64_t entries[64 * MIB / PAGE];
-	size_t n = 0, bytes = len / PAGE * sizeof(*entries);
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-
-	ck_assert(fd >= 0 && bytes <= sizeof(entries));
-	ck_assert_int_eq(pread(fd, entries, bytes, (off_t)((uintptr_t)at / PAGE * 8)),
-			 (ssize_t)bytes);
-	close(fd);
-	for (size_t i = 0; i < len / PAGE; i++)
-		n += entries[i] >> 63 && !(entries[i] >> 61 & 1);
-	return n;
+	return map_at(at, &m) ? m.perms[3] == 's' : -1;
 }
 
 static void must_be_thawed(void)

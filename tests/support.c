@@ -232,6 +232,67 @@ int store_mappings(int shared)
 	return count;
 }
 
+static char *after(char *text, char c)
+{
+	char *found = text ? strchr(text, c) : NULL;
+
+	return found ? found + 1 : NULL;
+}
+
+int map_at(const void *at, struct map *ret_map)
+{
+	char *text = read_file("/proc/self/maps");
+
+	for (char *line = text; line && *line; line = after(line, '\n')) {
+		unsigned long start, end;
+		struct map m = { 0 };
+		char *next = after(line, '\n');
+
+		if (sscanf(line, "%lx-%lx %4s", &start, &end, m.perms) != 3)
+			break;
+		if ((uintptr_t)at < start || (uintptr_t)at >= end)
+			continue;
+		if (next)
+			next[-1] = 0;
+		m.start = (char *)start;
+		m.end = (char *)end;
+		m.is_store = strstr(line, "/memfd:cowfork") != NULL;
+		*ret_map = m;
+		return 1;
+	}
+	return 0;
+}
+
+/* Bits of an entry: Documentation/admin-guide/mm/pagemap.rst. */
+static size_t count_pages(const void *at, size_t len, int own)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entries[512];
+	size_t count = 0;
+
+	for (size_t i = 0; i < len / PAGE; i++) {
+		off_t where = (off_t)(((uintptr_t)at / PAGE + i) * sizeof(*entries));
+		uint64_t e;
+
+		if (i % 512 == 0 && pread(fd, entries, sizeof(entries), where) < 0)
+			abort();
+		e = entries[i % 512];
+		count += e >> 62 && !(own && e >> 61 & 1);
+	}
+	close(fd);
+	return count;
+}
+
+size_t private_pages(const void *at, size_t len)
+{
+	return count_pages(at, len, 1);
+}
+
+size_t present_pages(const void *at, size_t len)
+{
+	return count_pages(at, len, 0);
+}
+
 int store_descriptors(void)
 {
 	char target[256];

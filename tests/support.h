@@ -62,6 +62,17 @@ int reader_ask(const struct reader *r);
 int reader_end(const struct reader *r);
 
 /* The kernel's side. Numbers of the calling process. */
+struct map {
+	char *start, *end;
+	char perms[5];		/* "rw-p" */
+	int is_store;		/* of any store */
+};
+/* The map at an address; 0: none is there. */
+int map_at(const void *at, struct map *ret_map);
+/* Pages of this process's own, rather than a file's or none. */
+size_t private_pages(const void *at, size_t len);
+/* Pages in memory, whosever. */
+size_t present_pages(const void *at, size_t len);
 int store_mappings(int shared);		/* maps of any store, 's' or 'p' */
 int store_descriptors(void);		/* in /proc/self/fd */
 long status_kib(const char *field);	/* "VmPTE" */
