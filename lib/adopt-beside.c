@@ -253,6 +253,7 @@ static int is_mallocs(void)
 
 static int next(struct adopt *a, struct lift *l)
 {
+	lift_reap();	/* a probe counts as a descendant */
 	if (!a->releases && !a->marked) {
 		a->why = adopt_mark(&a->what);
 		a->marked = 1;
