@@ -257,7 +257,7 @@ static int next(struct adopt *a, struct lift *l)
 	if (!a->releases && !a->marked) {
 		a->why = adopt_mark(&a->what);
 		a->marked = 1;
-		if (a->what.to == UINTPTR_MAX && !is_mallocs())
+		if (process.malloc_tamed && a->what.to == UINTPTR_MAX && !is_mallocs())
 			a->why = COW_REASON_OWNER;
 		return a->why != COW_REASON_OWNER;
 	}
