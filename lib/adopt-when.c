@@ -95,12 +95,13 @@ void adopt_when_given_back(uint64_t bytes)
 void adopt_when_done(int why, uint64_t bytes)
 {
 	struct adopt_meter *m = &process.life->adopt;
-	uint64_t tried = m->cost;
 
-	m->cost = 0;
-	m->next = why && tried ? tried * 2 : 0;
-	if (bytes)
-		m->debt = 0;
-	if (bytes)	/* then it is as auto */
-		m->first_at = UINT64_MAX;
+	if (why || !bytes)	/* a look that brings little is to be rare */
+		m->next = m->cost > LEAST_NS ? 2 * m->cost : 2 * LEAST_NS;
+	if (!bytes)
+		return;
+	if (!why)
+		m->cost = m->next = 0;
+	m->debt = 0;
+	m->first_at = UINT64_MAX;	/* then it is as auto */
 }

@@ -171,7 +171,9 @@ static int add_up(void *arg, const struct procfs_map *m)
 	struct store *s = is_memory(m) ? process_store_at(m->start, len) : NULL;
 
 	if (is_memory(m) && len <= f->sparse &&
-	    ((!s && len >= f->min) || (s && s->adopted && len >= JOIN_SIZE)))
+	    ((!s && len >= f->min) ||
+	     (s && s->adopted && (len >= f->min ||
+				  (len >= JOIN_SIZE && touches(s, m->start))))))
 		f->mapped += (int64_t)len;
 	return 0;
 }
