@@ -237,9 +237,18 @@ static int why_not(void)
 	return why;
 }
 
+static int has_adopted(void)
+{
+	process_each_own(s)
+		if (s->adopted)
+			return 1;
+	return 0;
+}
+
 int adopt_mark(const struct adopt_what *what)
 {
 	struct candidates found;
+	size_t min = what->min;
 	int why = why_not();
 
 	if (why)
@@ -249,7 +258,9 @@ int adopt_mark(const struct adopt_what *what)
 			return COW_REASON_MAPS;
 	while (freeze_reap_some())
 		;
-	if (candidates_find(&found, what->from, what->to, what->min) < 0)
+	if (min > CANDIDATE_LEAST && (has_adopted() || candidates_mapped(min) > 0))
+		min = CANDIDATE_LEAST;
+	if (candidates_find(&found, what->from, what->to, min) < 0)
 		return COW_REASON_CALL;
 	why = mark_candidates(&found);
 	store_keep_records_out();

@@ -35,6 +35,10 @@ int candidates_find(struct candidates *c, uintptr_t from, uintptr_t to, size_t m
 #define ARENA_SIZE ((uintptr_t)64 << 20)
 int candidate_is_arena(uintptr_t at);
 
+/* Once something is adopted, mappings of this size are worth it too: each fork copies
+ * their page tables. */
+#define CANDIDATE_LEAST ((size_t)1 << 20)
+
 /* Could there be any? By size alone, and cheap: the bytes of mappings. -errno. */
 int64_t candidates_mapped(size_t min);
 

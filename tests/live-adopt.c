@@ -967,24 +967,24 @@ START_TEST(all_that_is_large)
 	char *small, *sparse;
 
 	begin(_i);
-	small = plain(3 * MIB);
-	fill(small, 3 * MIB, 2);
+	small = plain(MIB / 2);
+	fill(small, MIB / 2, 2);
 	sparse = plain(64 * MIB);
 	fill(sparse, MIB / 4, 3);	/* an eighth of what would be enough */
 	ck_assert_int_eq(cow_adopt(NULL, 0), 0);
 	must_be(area, SIZE, COW_STATE_FROZEN);
-	must_be(small, 3 * MIB, COW_STATE_NATIVE);
+	must_be(small, MIB / 2, COW_STATE_NATIVE);
 	must_be(sparse, 64 * MIB, COW_STATE_NATIVE);
 	fill(sparse, 8 * MIB, 3);
 	ck_assert_int_eq(cow_adopt(NULL, 0), 0);
 	must_be(sparse, 64 * MIB, COW_STATE_FROZEN);
-	must_be(small, 3 * MIB, COW_STATE_NATIVE);
-	ck_assert_int_eq(cow_adopt(small, 3 * MIB), 0);
-	must_be(small, 3 * MIB, COW_STATE_FROZEN);
+	must_be(small, MIB / 2, COW_STATE_NATIVE);
+	ck_assert_int_eq(cow_adopt(small, MIB / 2), 0);
+	must_be(small, MIB / 2, COW_STATE_FROZEN);
 	must_be_right(1);
-	ck_assert(is_filled(small, 3 * MIB, 2) && is_filled(sparse, 8 * MIB, 3));
+	ck_assert(is_filled(small, MIB / 2, 2) && is_filled(sparse, 8 * MIB, 3));
 	ck_assert_int_eq(cow_release(NULL, 0), 0);
-	must_be(small, 3 * MIB, COW_STATE_NATIVE);
+	must_be(small, MIB / 2, COW_STATE_NATIVE);
 	must_be(sparse, 64 * MIB, COW_STATE_NATIVE);
 	must_be_right(1);
 }
