@@ -277,14 +277,36 @@ int adopt_mark(const struct adopt_what *what)
 	return why;
 }
 
+/* A filter may kill for what a probe takes: so a child tries it. */
+static void try_probe(void)
+{
+	int pid = sys_probe_start();
+
+	if (pid <= 0)
+		return;
+	sys_probe_kill(pid);
+	(void)sys_probe_reap(pid);
+}
+
+static int why_not_alone(void)
+{
+	if (procfs_rings() > 0 || memory_may_be_pinned())
+		return COW_REASON_PINNED;
+	if (pin_can_tell() && procfs_is_filtered() && sys_try(try_probe) > 0)
+		return COW_REASON_SANDBOX;
+	return COW_REASON_NONE;
+}
+
 int adopt_alone(const struct adopt_what *what)
 {
 	struct cow_stats *st = &process.life->stats;
 	uint64_t start = sys_now_ns(), bytes = 0;
-	int why = procfs_rings() > 0 || memory_may_be_pinned() ? COW_REASON_PINNED
-							       : adopt_mark(what);
-	int pinned = unmark_pinned();
+	int why = why_not_alone(), pinned = 0;
 
+	if (!why) {
+		why = adopt_mark(what);
+		pinned = unmark_pinned();
+	}
 	if (pinned > 0)
 		why = COW_REASON_PINNED;
 	if (pinned < 0 || take_in_all(&bytes) < 0)

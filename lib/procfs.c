@@ -482,7 +482,8 @@ int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
 
 			for (const char *p = e->name; *p >= '0' && *p <= '9'; p++)
 				tid = tid * 10 + (*p - '0');
-			if (tid && sys_robust_list(tid, &block) == 0 &&
+			/* what a filter hides may be anywhere */
+			if (tid && sys_robust_list(tid, &block) != -ESRCH &&
 			    (block || !is_worker(dir, e->name)))
 				ret = fn(arg, block);
 			at += e->size;
