@@ -32,6 +32,7 @@
 #include "verify.h"
 
 #define SLACK ((uint64_t)64 << 20)	/* stacks, .bss and the like */
+#define TRIES 50u			/* at 2 ms, for threads to have begun */
 #define TABLES 4u			/* at once: nobody waits much longer than 3 ms */
 #define BLOCK ((uintptr_t)8 << 10)	/* around a control block */
 
@@ -45,14 +46,16 @@ static int is_inside(void *arg, uintptr_t block)
 {
 	const struct area *a = arg;
 
-	return !block || (block + BLOCK > a->start && block < a->end + BLOCK);
+	if (!block)	/* it begins just now, or ends, or has none */
+		return -ESRCH;
+	return block + BLOCK > a->start && block < a->end + BLOCK ? -EDOM : 0;
 }
 
 static int has_control_block(uintptr_t start, uintptr_t end)
 {
 	struct area a = { start, end };
 
-	return procfs_threads(is_inside, &a) != 0;
+	return procfs_threads(is_inside, &a);
 }
 
 /* glibc from 2.42 on has guards that are no mappings of their own. */
@@ -100,10 +103,10 @@ int adopt_lift(store_step *step, struct lift *l, struct store *s, struct extent 
 
 	if (ret < 0)
 		return ret;
-	ret = -EEXIST;
-	if (has_control_block(e->start, e->end))
-		ret = -EDOM;
-	else if (verify_piece(s, e))
+	ret = has_control_block(e->start, e->end);
+	if (ret == 0 && !verify_piece(s, e))
+		ret = -EEXIST;
+	if (ret == 0)
 		ret = store_by_halves(step, s, e->start, e->end - e->start, l);
 	gate_open();
 	return ret;
@@ -123,6 +126,7 @@ static enum cow_reason reason_of(int error)
 	switch (error) {
 	case -EPERM: return COW_REASON_PINNED;
 	case -ENOMEM: return COW_REASON_MAPS;
+	case -ESRCH:
 	case -EADDRINUSE: return COW_REASON_OWNER;
 	case -EDOM: return COW_REASON_NONE;
 	default: return COW_REASON_CALL;
@@ -175,7 +179,7 @@ static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 		return -ENOMEM;
 	spare_lend(&s->spare, LIFT_MAPS);
 	ret = adopt_lift(step, l, s, e);
-	if (ret < 0 && ret != -EINPROGRESS && !a->releases)
+	if (ret < 0 && ret != -EINPROGRESS && ret != -ESRCH && !a->releases)
 		extents_each(left, &s->extents, e->start, e->end)
 			if (adopt_is_marked(&left))
 				(void)store_punch(s, left.start, left.end - left.start);
@@ -220,7 +224,8 @@ static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct 
 		e->end = (e->start | (TABLE_SIZE - 1)) + 1;
 		ret = lift_piece(a, l, s, &whole, e);
 	}
-	a->again = ret == -EINPROGRESS;
+	a->tries = ret == -ESRCH ? a->tries + 1 : 0;
+	a->again = ret == -EINPROGRESS || (a->tries && a->tries < TRIES);
 	if (a->again)
 		return;
 	if (ret == 0)

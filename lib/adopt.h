@@ -55,6 +55,7 @@ struct adopt {			/* all zero at its start */
 	uintptr_t at;
 	uintptr_t prepared;	/* up to there memory waits for what will be copied */
 	uint64_t bytes;		/* that moved */
+	unsigned tries;		/* while a thread's control block is not known */
 	int again;		/* not now: the same once more, later */
 	int why;		/* enum cow_reason: what kept some from it */
 	uint64_t ns;		/* with the lock held */
