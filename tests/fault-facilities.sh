@@ -34,7 +34,7 @@ for facility in $("$place/without" --list); do
 	one "$facility" "$place/fault-nth" --life 1
 	one "$facility" "$place/fault-nth" --life beside
 	# diff-random maps a file of its own, which is a memfd
-	[ $facility = memfd ] || one "$facility" "$place/diff-random" --seeds "${SEEDS:-1-8}"
+	[ $facility = memfd ] || one "$facility" "$place/diff-random" --seeds "${SEEDS:-1-4}"
 	tried="$tried $facility"
 done
 echo "tried without:$tried"
