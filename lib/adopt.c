@@ -433,34 +433,44 @@ static int refuse(int why)
 	return adopt_error(why);
 }
 
-/* Alone it is done here, else by the mover. */
-static int now_or_by_mover(const struct adopt_what *what, int releases)
+/* 0 or -errno; 1: others run here, so that it is for the mover to do. No mover is made to
+ * say no. With the lock held. */
+static int adopt_now(const struct adopt_what *what)
 {
-	int alone, ret = 0;
+	int why = why_not();
 
-	process_lock();
-	alone = sys_alone_in_mm() && procfs_rings() <= 0;
-	if (alone && releases)
-		ret = adopt_release(what);
-	else if (alone)
-		ret = adopt_error(adopt_alone(what));
-	else if (!releases && memory_may_be_pinned())	/* the mover has other descriptors */
-		ret = refuse(COW_REASON_PINNED);
-	process_unlock();
-	return alone || ret ? ret : mover_adopt(what, releases);
+	if (!why && sys_alone_in_mm() && procfs_rings() <= 0)
+		return adopt_error(adopt_alone(what));
+	if (!why && memory_may_be_pinned())	/* the mover has other descriptors */
+		why = COW_REASON_PINNED;
+	return why ? refuse(why) : 1;
+}
+
+/* Likewise. */
+static int release_now(const struct adopt_what *what)
+{
+	int any = 0;
+
+	process_each_own(s)
+		any = 1;
+	return !any || (sys_alone_in_mm() && procfs_rings() <= 0) ? adopt_release(what) : 1;
 }
 
 static int call(void *addr, size_t len, int releases)
 {
 	uintptr_t start = (uintptr_t)addr;
 	struct adopt_what what = { start, start + len, 0 };
+	int ret;
 
 	if (!addr != !len || (start | len) & (sys_page_size() - 1) || start + len < start)
 		return -EINVAL;
 	process_start();
 	if (!addr)
 		what = adopt_everything();
-	return now_or_by_mover(&what, releases);
+	process_lock();
+	ret = releases ? release_now(&what) : adopt_now(&what);
+	process_unlock();
+	return ret > 0 ? mover_adopt(&what, releases) : ret;
 }
 
 int cow_adopt(void *addr, size_t len)

@@ -214,6 +214,7 @@ static int is_refused(void)
 static int claim(struct mover *m)
 {
 	if (atomic_load(&m->runs) || atomic_load(&m->refused) || !mover_has_work() ||
+	    process_is_plain() ||
 	    process_borrowed())	/* it would die with the helper that asks */
 		return 0;
 	atomic_store(&m->runs, 1);

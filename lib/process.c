@@ -26,6 +26,11 @@ struct process process = { .life = &plain_life };
  * page. Written only when it changes, to save the page from being copied. */
 static uint64_t signals_for_child;
 
+int process_is_plain(void)
+{
+	return process.life == &plain_life;
+}
+
 static uintptr_t self(void)
 {
 	return (uintptr_t)pthread_self();
@@ -230,7 +235,7 @@ void process_fork_parent(void)
  * written here, and the wiped page not read: each would cost a page fault. */
 void process_fork_child(void)
 {
-	if (process.life == &plain_life) {
+	if (process_is_plain()) {
 		memset(&plain_life.stats, 0, sizeof(plain_life.stats));
 		process_fork_parent();
 	} else {

@@ -98,6 +98,10 @@ int process_waited_for(void);
 /* Does the memory belong to another process, which waits for this vfork child? */
 int process_borrowed(void);
 
+/* Is there no page that the kernel wipes in a child? No store then, and no mover, which
+ * a child would believe to be its own. */
+int process_is_plain(void);
+
 /* Read the options if nobody did yet. */
 void process_start(void);
 
