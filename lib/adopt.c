@@ -106,21 +106,25 @@ static int open_store(struct candidates *found, unsigned first, unsigned *last)
 	return why;
 }
 
-static int mark(const struct candidate *c)
+/* cut: there is more of it. */
+static int mark(const struct candidate *c, int *cut)
 {
 	struct store *s = c->s;
 	uintptr_t start = c->start > s->base ? c->start : s->base;
 	uintptr_t end = c->end < s->base + s->size ? c->end : s->base + s->size;
 
-	if (start >= end || !store_have_room(s))
-		return COW_REASON_ADDRESS;
+	*cut |= start > c->start || end < c->end;
+	if (start >= end)
+		return COW_REASON_NONE;
+	if (!store_have_room(s))
+		return COW_REASON_MAPS;
 	extents_set(&s->extents, start, end, EXTENT_NATIVE, PROT_READ | PROT_WRITE, 0);
 	if (end == (uintptr_t)sbrk(0))
 		atomic_store(&process.heap_end, end);
 	return COW_REASON_NONE;
 }
 
-static int mark_candidates(struct candidates *found)
+static int mark_candidates(struct candidates *found, int *cut)
 {
 	int why = COW_REASON_NONE;
 
@@ -130,11 +134,28 @@ static int mark_candidates(struct candidates *found)
 		last = i;
 		if (!found->at[i].s)
 			ret = open_store(found, i, &last);
+		*cut |= ret == COW_REASON_MAPS;
 		for (unsigned k = i; !ret && k <= last; k++)
-			ret = mark(&found->at[k]);
+			ret = mark(&found->at[k], cut);
 		why = ret ? ret : why;
 	}
 	return why;
+}
+
+/* Windows are of whole tables: what lies in the window of another one that was opened just
+ * now is found there the second time. */
+static int find_and_mark(const struct adopt_what *what, size_t min)
+{
+	struct candidates found;
+	int why, cut, tries = 0;
+
+	do {
+		cut = 0;
+		if (candidates_find(&found, what->from, what->to, min) < 0)
+			return COW_REASON_CALL;
+		why = mark_candidates(&found, &cut);
+	} while (cut && !tries++);
+	return found.stale && !why ? COW_REASON_CALL : why;
 }
 
 /* --- pins --------------------------------------------------------------- */
@@ -247,7 +268,6 @@ static int has_adopted(void)
 
 int adopt_mark(const struct adopt_what *what)
 {
-	struct candidates found;
 	size_t min = what->min;
 	int why = why_not();
 
@@ -260,12 +280,8 @@ int adopt_mark(const struct adopt_what *what)
 		;
 	if (min > CANDIDATE_LEAST && (has_adopted() || candidates_mapped(min) > 0))
 		min = CANDIDATE_LEAST;
-	if (candidates_find(&found, what->from, what->to, min) < 0)
-		return COW_REASON_CALL;
-	why = mark_candidates(&found);
+	why = find_and_mark(what, min);
 	store_keep_records_out();
-	if (found.stale && !why)
-		why = COW_REASON_CALL;
 	process_each_own(s) {
 		if (!s->adopted)
 			continue;

@@ -674,6 +674,30 @@ START_TEST(other_kinds)
 }
 END_TEST
 
+/* Within one table, so that what lies around it shares a window. */
+START_TEST(small_spots)
+{
+	char *spots[3];
+
+	begin(_i);
+	for (size_t i = 0, at = 0; i < 3; i++, at += 130 * PAGE) {
+		spots[i] = area + TABLE + 40 * PAGE + at;
+		ck_assert_int_eq(mlock(spots[i], PAGE), 0);
+	}
+	ck_assert_int_eq(cow_adopt(area, SIZE), 0);
+	must_be(area, (size_t)(spots[0] - area), COW_STATE_FROZEN);
+	for (int i = 0; i < 3; i++) {
+		char *next = i < 2 ? spots[i + 1] : area + SIZE;
+
+		must_be(spots[i], PAGE, COW_STATE_NATIVE);
+		must_be(spots[i] + PAGE, (size_t)(next - spots[i]) - PAGE, COW_STATE_FROZEN);
+	}
+	must_be_right(1);
+	ck_assert_int_eq(cow_release(NULL, 0), 0);
+	must_be(area, SIZE, COW_STATE_NATIVE);
+}
+END_TEST
+
 START_TEST(hints_are_no_kind)
 {
 	begin(_i);
@@ -1466,7 +1490,7 @@ int main(void)
 		arguments, nothing_to_do, there_and_back, again_and_again,
 		again_while_a_child_looks, parts, a_region_is_released, holes_stay_holes,
 		held_once, a_refresh_merges, no_refresh_while_a_child_looks, children,
-		a_child_adopts, hints_are_no_kind, stacks, pinned, pinned_meanwhile,
+		a_child_adopts, hints_are_no_kind, small_spots, stacks, pinned, pinned_meanwhile,
 		no_engine, no_memfd, all_memory_is_to_be_locked, all_memory_was_locked,
 		no_proc, all_that_is_large, what_grew, the_break, changed_unseen,
 		grown_unseen, given_back_and_anew, on_a_stack_there, all_that_there_is,
