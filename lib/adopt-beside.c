@@ -228,6 +228,8 @@ static void move_piece(struct adopt *a, struct lift *l, struct store *s, struct 
 	a->again = ret == -EINPROGRESS || (a->tries && a->tries < TRIES);
 	if (a->again)
 		return;
+	if (ret == -EDOM && a->releases)	/* adopted while nobody else was here */
+		ret = -EADDRINUSE;
 	if (ret == 0)
 		a->bytes += e->end - e->start;
 	else if (reason_of(ret))

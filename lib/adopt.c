@@ -388,7 +388,8 @@ int adopt_release(const struct adopt_what *what)
 			e.end = e.end < edge ? e.end : edge;
 			if (adopt_can_release(s, &e))
 				ret = release_piece(s, &e);
-			result = ret < 0 ? ret : result;
+			if (ret < 0)
+				result = ret == -EAGAIN ? ret : -ENOMEM;
 		}
 	}
 	while (freeze_reap_some())
