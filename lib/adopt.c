@@ -45,8 +45,11 @@ int adopt_is_marked(const struct extent *e)
 
 /* --- mark --------------------------------------------------------------- */
 
+/* What a fork would leave out is seen to before the next one, as long as it is marked. */
 int adopt_unmark(struct store *s, uintptr_t start, uintptr_t end)
 {
+	if (s->closed && store_reopen(s, 0, 0) < 0)
+		return -ENOMEM;
 	extents_each(e, &s->extents, start, end) {
 		if (!adopt_is_marked(&e))
 			continue;
@@ -274,7 +277,7 @@ int adopt_mark(const struct adopt_what *what)
 	if (why)
 		return why;
 	process_each_own(s)
-		if (s->adopted && verify_store(s) < 0)
+		if (s->adopted && (verify_store(s) < 0 || store_reopen(s, 0, 0) < 0))
 			return COW_REASON_MAPS;
 	while (freeze_reap_some())
 		;

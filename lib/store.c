@@ -17,7 +17,6 @@
 #include "procfs.h"
 #include "store.h"
 #include "sys.h"
-#include "verify.h"
 
 /* Page tables move whole where both ends are congruent to 1 GiB (PUD entries;
  * mm/mremap.c, get_extent), else to 2 MiB (PMD entries). */
@@ -620,28 +619,22 @@ void store_close(struct store *s)
 	s->closed = 1;
 }
 
-/* Advice of the program's own stays, and such memory is not FROZEN. */
+/* Advice of the program's own stays, and such memory is not FROZEN. ENOMEM is what the
+ * kernel says of holes, once it has done the rest (mm/madvise.c): the owner of adopted
+ * memory may unmap some at any moment. */
 static int reopen(struct store *s, uintptr_t from, uintptr_t to)
 {
 	int ret = 0;
 
-	extents_each(e, &s->extents, from, to)
-		if ((e.state == EXTENT_FROZEN ||
-		     (e.state == EXTENT_NATIVE && !(e.flags & ~EXTENT_STALE))) &&
-		    sys_madvise(e.start, e.end - e.start, MADV_DOFORK) < 0)
+	extents_each(e, &s->extents, from, to) {
+		int did = 0;
+
+		if (e.state == EXTENT_FROZEN ||
+		    (e.state == EXTENT_NATIVE && !(e.flags & ~EXTENT_STALE)))
+			did = sys_madvise(e.start, e.end - e.start, MADV_DOFORK);
+		if (did < 0 && !(s->adopted && did == -ENOMEM))
 			ret = -ENOMEM;
-	return ret;
-}
-
-/* -ENOMEM is also what the kernel says where the owner of adopted memory has unmapped some
- * of it. */
-static int reopen_around(struct store *s, uintptr_t but_from, uintptr_t but_to)
-{
-	uintptr_t end = s->base + s->size;
-	int ret = reopen(s, s->base, but_from) | reopen(s, but_to, end);
-
-	if (ret < 0 && s->adopted && verify_store(s) == 0)
-		ret = reopen(s, s->base, but_from) | reopen(s, but_to, end);
+	}
 	return ret;
 }
 
@@ -654,7 +647,7 @@ int store_reopen(struct store *s, uintptr_t but_from, uintptr_t but_to)
 		return 0;
 	if (but_from < s->base || but_from >= end)
 		but_from = but_to = end;
-	ret = reopen_around(s, but_from, but_to);
+	ret = reopen(s, s->base, but_from) | reopen(s, but_to, end);
 	s->closed = ret < 0;
 	s->owns |= s->closed;
 	return ret < 0 ? -ENOMEM : 0;
