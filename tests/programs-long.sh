@@ -4,15 +4,16 @@
 # make check.
 #
 # usage: programs-long.sh [NAME...]     default: all; from the top of a build tree
+# Env:   WAYS="cow adopt", or one of them
 #
 # Each program is a function job_NAME that prints a result which can be compared to
 # standard output, and anything else to standard error. It runs programs by `under`,
-# which is empty in one run and cowfork-run in the other, in an empty directory of the
+# which is empty in one run and cowfork-run in the others, in an empty directory of the
 # same name. need_NAME says what is missing.
 #
-# The C library's own heap is out of the runtime's reach. So that heaps lie in the
-# store too, most programs run under the runtime with jemalloc beside it, where it is
-# installed.
+# Heaps get into the store in two ways. In `cow` most programs run with jemalloc beside
+# the runtime, where it is installed: its memory passes mmap. In `adopt` they have the C
+# library's malloc and COWFORK_ADOPT=first.
 #
 # SPDX-License-Identifier: MIT
 set -u
@@ -462,29 +463,34 @@ own_heap=" threads jemalloc mimalloc redis node "	# no jemalloc for these
 
 # --- the comparison -----------------------------------------------------------
 
-once()	# name, "native" or "cow"
+once()	# name, "native", "cow" or "adopt"
 {
 	rm -rf "$work/job"
 	mkdir "$work/job"
-	if [ "$2" = cow ]; then
-		under="$run --stats=$stats/$1.%p.json"
-	else
+	if [ "$2" = native ]; then
 		under=
+	else
+		under="$run --stats=$stats/$1.$2.%p.json"
 	fi
 	(
 		cd "$work/job" || exit 99
-		if [ "$2" = cow ]; then
-			export COWFORK_STATS="$stats/$1.%p.json"
-			[[ $own_heap != *" $1 "* ]] && has_library jemalloc &&
-				export LD_PRELOAD=libjemalloc.so.2
-		fi
+		[ "$2" = native ] || export COWFORK_STATS="$stats/$1.$2.%p.json"
+		[ "$2" != adopt ] || export COWFORK_ADOPT=first
+		[ "$2" = cow ] && [[ $own_heap != *" $1 "* ]] && has_library jemalloc &&
+			export LD_PRELOAD=libjemalloc.so.2
 		"job_$1"
 	) >"$work/$1.$2" 2>"$work/$1.$2.err" </dev/null
 }
 
+adoptions()	# name: in all of its programs
+{
+	cat "$stats/$1.adopt".*.json 2>/dev/null | sed 's/.*"adoptions": \([0-9]*\).*/\1/' |
+		awk '{ n += $1 } END { print n + 0 }'
+}
+
 compare()	# name
 {
-	local reason
+	local reason way
 	reason=$("need_$1" | head -1)
 	if [ -n "$reason" ]; then
 		echo "skipped  $1: $reason"
@@ -492,16 +498,20 @@ compare()	# name
 		return
 	fi
 	once "$1" native
-	once "$1" cow
-	if cmp -s "$work/$1.native" "$work/$1.cow"; then
-		echo "equal    $1"
-		equal=$((equal + 1))
-		return
-	fi
-	echo "differs  $1"
-	differs=$((differs + 1))
-	diff "$work/$1.native" "$work/$1.cow" | head -20
-	tail -5 "$work/$1.cow.err"
+	for way in ${WAYS:-cow adopt}; do
+		once "$1" "$way"
+		if cmp -s "$work/$1.native" "$work/$1.$way"; then
+			echo -n "equal    $1, $way"
+			[ "$way" = cow ] || echo -n ": $(adoptions "$1") adoptions"
+			echo
+			equal=$((equal + 1))
+			continue
+		fi
+		echo "differs  $1, $way"
+		differs=$((differs + 1))
+		diff "$work/$1.native" "$work/$1.$way" | head -20
+		tail -5 "$work/$1.$way.err"
+	done
 }
 
 all="text perl git threads jemalloc mimalloc node sqlite redis postgresql gcc cpython"
@@ -510,6 +520,6 @@ for name in ${*:-$all}; do
 		{ echo "no such program: $name; there are: $all" >&2; exit 99; }
 	compare "$name"
 done
-[ -z "${KEEP:-}" ] || cp -r "$work"/*.native "$work"/*.cow "$work"/*.err "$KEEP"
+[ -z "${KEEP:-}" ] || cp -r "$work"/*.* "$KEEP"
 echo "$equal equal, $differs differ, $skipped skipped"
 [ $differs = 0 ]
