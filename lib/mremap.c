@@ -551,10 +551,25 @@ static long move_mappings(const struct move *m)
 	return ret;
 }
 
+static int is_given_back(uintptr_t start, uintptr_t end)
+{
+	uintptr_t from;
+	struct store *s;
+
+	while ((s = process_next_window(&start, end, &from)))
+		extents_each(e, &s->extents, from, start)
+			if (memory_is_ours(s, &e) || e.flags & EXTENT_PINNED)
+				return 0;
+	return 1;
+}
+
 /* The kernel moves it, as the plain memory that it was: out of its window it would show
- * the store and be looked after by nobody. What is FREE there is the kernel's anyway. */
+ * the store and be looked after by nobody. What is FREE there is the kernel's anyway.
+ * Where that is refused, more of it, and what stays, would be the store's bytes rather
+ * than zeros. */
 static long remap_adopted(struct move *m, int into_window)
 {
+	int zeros = m->new_len > m->old_len || m->flags & MREMAP_DONTUNMAP;
 	uintptr_t end = m->addr + m->old_len, at = m->addr, from;
 	struct store *s;
 	long ret;
@@ -562,9 +577,11 @@ static long remap_adopted(struct move *m, int into_window)
 	while ((s = process_next_window(&at, end, &from)))
 		if (!s->adopted)	/* not one mapping */
 			return -EFAULT;
-	if (check(m) == 0 && (m->new_len > m->old_len || m->flags & MREMAP_FIXED ||
-			      m->flags & MREMAP_DONTUNMAP))
+	if (check(m) == 0 && (zeros || m->flags & MREMAP_FIXED)) {
 		adopt_give_back(m->addr, end);
+		if (zeros && !is_given_back(m->addr, end))
+			return -ENOMEM;
+	}
 	ret = remap_foreign(m, into_window);
 	return ret == -EFAULT && was_one(m->addr, end) ? move_mappings(m) : ret;
 }
