@@ -2,7 +2,9 @@
 # redis-server under the runtime, written to all the time: three saves, a rewrite of
 # its log and the synchronisation of a replica, each by a forked child. What each
 # child wrote has to be the memory of the moment of its fork, which plain servers
-# load and 04-redis-load verifies; and the forks must have had frozen memory.
+# load and 04-redis-load verifies; and the forks must have had frozen memory. All that
+# once more with COWFORK_ADOPT=first: its allocator is not the C library's, beside whose
+# threads nothing is adopted unasked.
 #
 # SPDX-License-Identifier: MIT
 set -u
@@ -97,55 +99,75 @@ save()	# number
 
 # --- under the runtime, with writes going on ----------------------------------
 
-COWFORK_MIN_SIZE=1M COWFORK_STATS="$work/stats" start $port "$run" redis-server \
-	--dir "$work" --repl-diskless-sync-delay 0
-cow=$server
-# shellcheck disable=SC2086
-"$load" $port $data fill || fail "it cannot be filled"
-# shellcheck disable=SC2086
-"$load" $port $data write 5000 >"$work/written" &
-writer=$!
-sleep 1
-for number in 1 2 3; do
-	save $number
-	sleep 0.5
-done
+run_cow()	# adopt
+{
+	COWFORK_ADOPT=$1 COWFORK_MIN_SIZE=1M COWFORK_STATS="$work/stats" start $port \
+		"$run" redis-server --dir "$work" --repl-diskless-sync-delay 0
+	cow=$server
+	# shellcheck disable=SC2086
+	"$load" $port $data fill || fail "it cannot be filled"
+	# shellcheck disable=SC2086
+	"$load" $port $data write 5000 >"$work/written" &
+	writer=$!
+	sleep 1
+	for number in 1 2 3; do
+		save $number
+		sleep 0.5
+	done
 
-redis $port config set appendonly yes
-until_is 30 aof_rewrite_in_progress:0 $port info persistence
-until_is 1 aof_last_bgrewrite_status:ok $port info persistence
-mkdir "$work/replica"
-start $((port + 1)) redis-server --dir "$work/replica" --replicaof "127.0.0.1 $port"
-replica=$server
-until_is 30 master_link_status:up $((port + 1)) info replication
+	redis $port config set appendonly yes
+	until_is 30 aof_rewrite_in_progress:0 $port info persistence
+	until_is 1 aof_last_bgrewrite_status:ok $port info persistence
+	mkdir "$work/replica"
+	start $((port + 1)) redis-server --dir "$work/replica" --replicaof "127.0.0.1 $port"
+	replica=$server
+	until_is 30 master_link_status:up $((port + 1)) info replication
 
-kill $writer
-wait $writer || fail "the writer ended with status $?"
-written=$(awk '/^written/ { print $2 }' "$work/written")
-# the server goes on sending pings, so its own offset grows too
-until_is 30 "^1$" $port eval \
-	'local i = redis.call("info", "replication")
-	 return i:match("slave0:[^\n]*offset=(%d+)") == i:match("master_repl_offset:(%d+)") and 1 or 0' 0
-stop $port $cow
+	kill $writer
+	wait $writer || fail "the writer ended with status $?"
+	written=$(awk '/^written/ { print $2 }' "$work/written")
+	# the server goes on sending pings, so its own offset grows too
+	until_is 30 "^1$" $port eval \
+		'local i = redis.call("info", "replication")
+		 return i:match("slave0:[^\n]*offset=(%d+)") == i:match("master_repl_offset:(%d+)") and 1 or 0' 0
+	stop $port $cow
+}
 
 # --- in plain servers ---------------------------------------------------------
 
-verify replica $((port + 1)) "$written"
-stop $((port + 1)) $replica
-start $port redis-server --dir "$work" --appendonly yes
-verify log $port "$written"
-stop $port $server
-for number in 1 2 3; do
-	start $port redis-server --dir "$work" --dbfilename dump.$number
-	low=$(awk "/^save${number}_low/ { print \$2 }" "$work/written")
-	verify "save $number" $port "$low"
+verify_all()
+{
+	verify replica $((port + 1)) "$written"
+	stop $((port + 1)) $replica
+	start $port redis-server --dir "$work" --appendonly yes
+	verify log $port "$written"
 	stop $port $server
-done
+	for number in 1 2 3; do
+		start $port redis-server --dir "$work" --dbfilename dump.$number
+		low=$(awk "/^save${number}_low/ { print \$2 }" "$work/written")
+		verify "save $number" $port "$low"
+		stop $port $server
+	done
+}
+
+# --- both ---------------------------------------------------------------------
 
 value() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" "$work/stats"; }
-echo "$(value forks) forks, $(value forks_freeze) froze, $(value forks_frozen) found" \
-	"all frozen, $(($(value bytes_frozen) >> 20)) MiB"
-[ "$(value forks)" -ge 5 ] || fail "not all forks were seen"
-[ "$(value forks_native)" = 0 ] || fail "forks without managed memory"
-[ $(($(value forks_freeze) + $(value forks_frozen))) -gt 0 ] || fail "nothing was frozen"
+
+look_at_forks()
+{
+	echo "$(value forks) forks, $(value forks_freeze) froze, $(value forks_frozen) found" \
+		"all frozen, $(($(value bytes_frozen) >> 20)) MiB, $(value adoptions) adoptions"
+	[ "$(value forks)" -ge 5 ] || fail "not all forks were seen"
+	[ "$(value forks_native)" = 0 ] || fail "forks without managed memory"
+	[ $(($(value forks_freeze) + $(value forks_frozen))) -gt 0 ] || fail "nothing was frozen"
+}
+
+for adopt in auto first; do
+	echo "adopt $adopt:"
+	rm -rf "$work"/dump* "$work"/appendonly* "$work"/replica "$work"/log.*
+	run_cow $adopt
+	verify_all
+	look_at_forks
+done
 exit 0
