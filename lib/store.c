@@ -227,8 +227,9 @@ void store_keep_out(uintptr_t start, size_t len)
 
 /* Memory of the library's own is told from the program's, which may be adopted, by
  * not being in core files. */
-static long map_own(size_t len)
+static long map_own(size_t bytes)
 {
+	size_t len = sys_whole_pages(bytes);
 	long p = map_plain(len);
 
 	if (sys_failed(p))
