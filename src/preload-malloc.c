@@ -64,16 +64,24 @@ static int is_mapping(const void *p)
 	return p && process.malloc_tamed && size_of(p) & IS_MMAPPED;
 }
 
+/* Its mapping begins before the block, where that was to be aligned. */
+static uintptr_t mapping_of(const void *p, size_t *ret_len)
+{
+	size_t before = ((const size_t *)p)[-2];
+
+	*ret_len = before + (size_of(p) & ~(size_t)7);
+	return (uintptr_t)p - 2 * sizeof(size_t) - before;
+}
+
 /* A block that grows is moved by a bare mremap(2): out of its window it would be the
  * store's bytes that nobody looks after. So it is plain memory before, unless a fork is
  * under way: who is here may hold a lock of stdio's that the fork waits for. */
 static void prepare_to_grow(void *p, size_t size)
 {
-	uintptr_t start = (uintptr_t)p & ~(sys_page_size() - 1);
-	size_t len = size_of(p) & ~(size_t)7;
+	size_t usable = (size_of(p) & ~(size_t)7) - 2 * sizeof(size_t), len;
+	uintptr_t start = mapping_of(p, &len);
 
-	if (size <= len - 2 * sizeof(size_t) || !process_store_at(start, len) ||
-	    !process_lock_unless_forking())
+	if (size <= usable || !process_store_at(start, len) || !process_lock_unless_forking())
 		return;
 	adopt_give_back(start, start + len);
 	process_unlock();
@@ -93,8 +101,8 @@ static void look_at_heap(void)
 INTERPOSED void free(void *p)
 {
 	int is = is_mapping(p), gate = is && !__libc_single_threaded;
-	uintptr_t start = (uintptr_t)p & ~(uintptr_t)15;
-	size_t len = is ? size_of(p) & ~(size_t)7 : 0;
+	size_t len = 0;
+	uintptr_t start = is ? mapping_of(p, &len) : 0;
 	uint64_t signals;
 
 	if (!atomic_load(&real_free))
