@@ -198,8 +198,10 @@ int verify_store(struct store *s)
 	uintptr_t end = s->base + s->size;
 	int ret = procfs_maps(look_at_map, &w);
 
+	if (ret < 0 && ret != -ENOMEM && s->adopted)	/* what was seen may be elsewhere */
+		(void)forget_elsewhere(s, 1);
 	if (ret < 0 && ret != -ENOMEM)	/* no /proc */
-		return 0;
+		return s->adopted ? -ENOMEM : 0;
 	if (!ret && w.next < end)
 		ret = look(s, w.next, end, KIND_OTHER, 0);
 	if (!ret && s->adopted)

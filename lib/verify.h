@@ -11,7 +11,8 @@
 
 /* Look at a whole window; what is another mapping than it should be is the
  * program's from now on (EXTENT_FOREIGN; in an adopted window the kernel's, FREE). 0 or
- * -ENOMEM. */
+ * -ENOMEM: also where there is no /proc any more to look at an adopted window, which is
+ * to stay as it is then. */
 int verify_store(struct store *s);
 
 /* The same if there is anything to find in this part of an adopted window. */
