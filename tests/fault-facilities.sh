@@ -1,6 +1,6 @@
 #!/bin/sh
 # Whole lives without what the library builds upon: the scripted lives of
-# fault-nth, one of them beside another thread, and the differential test, with one
+# fault-nth, alone and beside another thread, and the differential test, with one
 # facility taken away for good. There may be less speed, never a wrong byte.
 # SEEDS=1-200 LIMIT=600 by hand takes longer.
 #
@@ -32,8 +32,9 @@ one()	# facility, program with arguments
 }
 
 for facility in $("$place/without" --list); do
-	one "$facility" "$place/fault-nth" --life 1
-	one "$facility" "$place/fault-nth" --life beside
+	for life in 1 beside adopt adopt-beside; do
+		one "$facility" "$place/fault-nth" --life $life
+	done
 	# diff-random maps a file of its own, which is a memfd
 	[ $facility = memfd ] || one "$facility" "$place/diff-random" --seeds "${SEEDS:-1-4}"
 	tried="$tried $facility"

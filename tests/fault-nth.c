@@ -4,14 +4,15 @@
  * from the n-th on. Whatever is refused: no wrong byte anywhere, no hang, errors
  * only as they are documented, and once the refusals end all works again and
  * nothing is left behind. The same for a life in which all memory is locked, which
- * retires the stores.
+ * retires the stores, and for lives in which memory is adopted.
  *
  * Use: fault-nth [--step N] [--script N] [--door NAME [--nth N [--how HOW]]]
  *      fault-nth --life 1	nothing is refused: for where a facility is missing
- *      fault-nth --life beside	the same of the life with threads
- * --step 1 refuses every call in turn, which takes a quarter of an hour; without
- * it some are. Script 0 is the life, 1 that in which memory is locked, 2 that with
- * threads. The address of a complaint is that of the call, for addr2line(1).
+ *      fault-nth --life NAME	the same of another one: beside, adopt, adopt-beside
+ * --step 1 refuses every call in turn, which takes hours; without it some are. Script 0
+ * is the life, 1 that in which memory is locked, 2 that with threads, 3 and 4 those with
+ * adoption, alone and with threads. The address of a complaint is that of the call, for
+ * addr2line(1).
  * HOW: 0 once, 1 once with the other errno, 2 ever after, and, by hand only, 3:
  * mremap fails after it has unmapped its target, as no kernel is known to do
  * unless its own memory runs out.
@@ -33,9 +34,10 @@
 #define MORE_MAPS 16	/* than after a life without refusals: a refused madvise()
 			 * leaves maps that do not merge */
 #define STEP 25
+#define LONG 4			/* times the steps of what takes long */
 #define NEVER 1000000u	/* more calls than there are */
 
-enum script { LIFE, RETIRE, BESIDE, SCRIPTS };
+enum script { LIFE, RETIRE, BESIDE, ADOPT, ADOPT_BESIDE, SCRIPTS };
 
 static int only = -1;		/* script, or all */
 static int *maps_left;		/* shared with the life */
@@ -44,12 +46,15 @@ static unsigned clean_calls[SCRIPTS][DOOR_COUNT];
 
 static int play(enum script script, enum door door, unsigned nth, enum how how)
 {
+	static int (*const lives[])(void) = { life, life_again, life_beside, life_adopts,
+					      life_adopts_beside };
 	int bad;
 
 	door_order(door, nth, how);
-	bad = script == LIFE ? life() : script == RETIRE ? life_again() : life_beside();
+	bad = lives[script]();
 	door_order(door, 0, how);
 	bad = bad || (script == BESIDE && life_thaws());
+	bad = bad || (script >= ADOPT && life_adopted(script == ADOPT_BESIDE));
 	bad = bad || life_afterwards(maps_left);
 	return bad || (script == LIFE && life_again());
 }
@@ -83,8 +88,11 @@ static int all_of(enum script script, enum door door, enum how how, unsigned ste
 		  unsigned *ret_tried)
 {
 	int bad = 0;
-	unsigned nth = 1 + (unsigned)door % step;	/* not the same of each */
+	unsigned nth;
 
+	if (script >= ADOPT && step > 1)
+		step *= LONG;
+	nth = 1 + (unsigned)door % step;	/* not the same of each */
 	for (; nth <= clean_calls[script][door] && bad < 5; nth += step) {
 		bad += !try(script, door, nth, how);
 		*ret_tried += door_failed() != 0;
@@ -193,16 +201,28 @@ static int one(int door, unsigned nth, int how)
 	return bad;
 }
 
+/* Nothing is refused, but a facility may be missing. */
+static int whole(const char *name)
+{
+	int maps;
+
+	if (!strcmp(name, "beside"))
+		return life_beside() || life_afterwards(&maps);
+	if (!strcmp(name, "adopt"))
+		return life_adopts() || life_afterwards(&maps);
+	if (!strcmp(name, "adopt-beside"))
+		return life_adopts_beside() || life_afterwards(&maps);
+	return life() || life_afterwards(&maps) || life_again();
+}
+
 int main(int argc, char **argv)
 {
 	unsigned step = STEP, nth = 0;
-	int door = -1, how = HOW_ONCE, maps;
+	int door = -1, how = HOW_ONCE;
 
 	setvbuf(stdout, NULL, _IONBF, 0);
 	if (argc > 1 && !strcmp(argv[1], "--life"))
-		return argc > 2 && !strcmp(argv[2], "beside") ?
-		       life_beside() || life_afterwards(&maps) :
-		       life() || life_afterwards(&maps) || life_again();
+		return whole(argc > 2 ? argv[2] : "");
 	for (int i = 1; i + 1 < argc; i += 2) {
 		if (!strcmp(argv[i], "--step"))
 			step = (unsigned)atoi(argv[i + 1]);

@@ -24,13 +24,13 @@
 #include "support.h"
 #include "thaw.h"
 
-#define PAGES 1300u		/* two tables and a bit */
+#define PAGES LIFE_PAGES
 #define SIZE (PAGES * PAGE)
 #define OWN MIB			/* a child's own region */
 
 /* What a page of the area should be: a seed, or one of these. GONE: unmapped, and
  * whatever came to lie there since is not ours. */
-enum { ZERO = 0, GONE = 998, UNKNOWN = 999 };
+enum { ZERO = LIFE_ZERO, GONE = LIFE_GONE, UNKNOWN = LIFE_UNKNOWN };
 
 static char *area;
 static unsigned page_is[PAGES];
@@ -44,11 +44,21 @@ static struct moved {
 } moved[16];
 static int moves;
 
-/* A page that was unmapped. In a window nothing else comes there, and what a refusal
- * left of it is to go in the end. */
+/* A page that was unmapped. In a region's window nothing else comes there, and what a
+ * refusal left of it is to go in the end. */
 static unsigned gone(void)
 {
-	return process_store_at((uintptr_t)area, 1) ? UNKNOWN : GONE;
+	struct store *s = process_store_at((uintptr_t)area, 1);
+
+	return s && !s->adopted ? UNKNOWN : GONE;
+}
+
+char *life_take(char *at)
+{
+	area = at;
+	for (size_t i = 0; i < PAGES; i++)
+		page_is[i] = at ? ZERO : UNKNOWN;
+	return at;
 }
 
 /* --- looking ------------------------------------------------------------ */
@@ -60,7 +70,7 @@ static int is_page_right(const char *base, size_t i, unsigned is)
 	return is == ZERO ? is_zero(base + i * PAGE, PAGE) : is_page_filled(base, i, is);
 }
 
-static int is_right(void)
+int life_is_right(void)
 {
 	for (size_t i = 0; i < PAGES; i++)
 		if (!is_page_right(area, i, page_is[i])) {
@@ -76,14 +86,14 @@ static int is_right(void)
 	return 0;
 }
 
-static void note(size_t first, size_t count, unsigned is)
+void life_note(size_t first, size_t count, unsigned is)
 {
 	for (size_t i = first; i < first + count; i++)
 		if (page_is[i] != UNKNOWN && page_is[i] != GONE)
 			page_is[i] = is;
 }
 
-static void write_pages(size_t from, size_t to, unsigned seed)
+void life_write(size_t from, size_t to, unsigned seed)
 {
 	for (size_t i = from; i < to; i++)
 		if (page_is[i] != UNKNOWN && page_is[i] != GONE) {
@@ -109,37 +119,37 @@ static int grandchild(const char *own)
 	pid_t pid = fork();
 
 	if (pid == 0)
-		_exit(is_right() || (own && !is_filled(own, OWN, 7)));
+		_exit(life_is_right() || (own && !is_filled(own, OWN, 7)));
 	if (pid > 0) {
 		int status = end_of(pid);
 
 		NEED(status == 0 || status == 127);
 	}
-	return is_right() || (own && !is_filled(own, OWN, 7));
+	return life_is_right() || (own && !is_filled(own, OWN, 7));
 }
 
 static int child(void)
 {
 	void *own = NULL;
 
-	if (is_right())
+	if (life_is_right())
 		return 1;
-	write_pages(0, PAGES, 50);
+	life_write(0, PAGES, 50);
 	if (area && cow_madvise(area + 90 * PAGE, 30 * PAGE, MADV_DONTNEED) == 0)
-		note(90, 30, ZERO);
+		life_note(90, 30, ZERO);
 	if (area && cow_munmap(area + 130 * PAGE, 3 * PAGE) == 0)
-		note(130, 3, gone());
+		life_note(130, 3, gone());
 	if (cow_region_create(OWN, 0, &own) == 0)
 		fill(own, OWN, 7);
 	else
 		own = NULL;
 	NEED(grandchild(own) == 0);
 	NEED(!own || (cow_region_destroy(own) | -ENOMEM) == -ENOMEM);
-	return is_right();
+	return life_is_right();
 }
 
 /* must: nothing is refused any more. */
-static int forks(int cow, int must)
+int life_forks(int cow, int must)
 {
 	pid_t pid = cow ? cow_fork() : fork();
 	int status;
@@ -151,26 +161,26 @@ static int forks(int cow, int must)
 	if (pid < 0) {
 		NEED(errno == ENOMEM || errno == EAGAIN);
 		NEED(!must);
-		return is_right();
+		return life_is_right();
 	}
 	status = end_of(pid);
 	NEED(status == 0 || (!must && !cow && status == 127));
-	return is_right();
+	return life_is_right();
 }
 
-static void want_refresh(void)
+void life_want_refresh(void)
 {
 	process.life->meter.excess = (uint64_t)1 << 40;
 	process.life->meter.retry_at = 0;
 }
 
-static int thaw(void)
+int life_thaw(void)
 {
 	process_lock();
 	if (thaw_allowed())
 		thaw_all();
 	process_unlock();
-	return is_right();
+	return life_is_right();
 }
 
 /* --- memory calls: done, or refused and nothing changed ------------------ */
@@ -184,61 +194,66 @@ static int refused_with(int a, int b, int c)
 static int zeros(size_t first, size_t count)
 {
 	if (cow_madvise(area + first * PAGE, count * PAGE, MADV_DONTNEED) == 0)
-		note(first, count, ZERO);
+		life_note(first, count, ZERO);
 	else
 		NEED(refused_with(ENOMEM, EINVAL, EAGAIN) == 0);
-	return is_right();
+	return life_is_right();
 }
 
 static int protects(size_t at)
 {
 	if (cow_mprotect(area + at * PAGE, 5 * PAGE, PROT_READ) < 0)
-		return refused_with(ENOMEM, EACCES, ENOMEM) || is_right();
-	NEED(is_right() == 0);
+		return refused_with(ENOMEM, EACCES, ENOMEM) || life_is_right();
+	NEED(life_is_right() == 0);
 	if (cow_mprotect(area + at * PAGE, 5 * PAGE, PROT_READ | PROT_WRITE) == 0)
-		return is_right();
-	NEED(refused_with(ENOMEM, EACCES, ENOMEM) == 0 && is_right() == 0);
-	note(at, 5, UNKNOWN);	/* cannot be written now */
+		return life_is_right();
+	NEED(refused_with(ENOMEM, EACCES, ENOMEM) == 0 && life_is_right() == 0);
+	life_note(at, 5, UNKNOWN);	/* cannot be written now */
 	return 0;
 }
 
 static int unmaps(size_t at)
 {
 	if (cow_munmap(area + at * PAGE, 9 * PAGE) == 0)
-		note(at, 9, gone());
+		life_note(at, 9, gone());
 	else	/* some are those of the call that was refused */
 		NEED(errno == EFAULT || errno == EPERM || errno == EACCES || errno == ENOMEM);
-	return is_right();
+	return life_is_right();
+}
+
+void life_moved(char *to, size_t at, size_t count, size_t more)
+{
+	struct moved *m = &moved[moves++];
+
+	*m = (struct moved){ .at = to, .first = at, .count = count, .pages = count + more };
+	memcpy(m->is, page_is + at, count * sizeof(*m->is));
 }
 
 static int remaps(size_t at, size_t count, size_t more, int flags)
 {
-	struct moved *m = &moved[moves];
 	void *p = cow_mremap(area + at * PAGE, count * PAGE, (count + more) * PAGE,
 			     MREMAP_MAYMOVE | flags, NULL);
 
 	if (p == MAP_FAILED)
-		return refused_with(ENOMEM, EFAULT, EINVAL) || is_right();
-	*m = (struct moved){ .at = p, .first = at, .count = count, .pages = count + more };
-	memcpy(m->is, page_is + at, count * sizeof(*m->is));
-	note(at, count, flags & MREMAP_DONTUNMAP ? ZERO : gone());
-	moves++;
-	return is_right();
+		return refused_with(ENOMEM, EFAULT, EINVAL) || life_is_right();
+	life_moved(p, at, count, more);
+	life_note(at, count, flags & MREMAP_DONTUNMAP ? ZERO : gone());
+	return life_is_right();
 }
 
 static int advises(size_t at)
 {
 	if (cow_madvise(area + at * PAGE, 5 * PAGE, MADV_WIPEONFORK) == 0)
-		note(at, 5, UNKNOWN);	/* zeros in children */
-	NEED(is_right() == 0);
+		life_note(at, 5, UNKNOWN);	/* zeros in children */
+	NEED(life_is_right() == 0);
 	/* taken back, or else a child would not have it */
 	if (cow_madvise(area + (at + 7) * PAGE, 5 * PAGE, MADV_DONTFORK) == 0 &&
 	    cow_madvise(area + (at + 7) * PAGE, 5 * PAGE, MADV_DOFORK) < 0)
-		note(at + 7, 5, UNKNOWN);
-	NEED(is_right() == 0);
+		life_note(at + 7, 5, UNKNOWN);
+	NEED(life_is_right() == 0);
 	if (cow_mlock2(area + (at + 14) * PAGE, 5 * PAGE, 0) < 0)
 		NEED(refused_with(ENOMEM, EPERM, EAGAIN) == 0);
-	return is_right();
+	return life_is_right();
 }
 
 static int maps_over(size_t at)
@@ -247,13 +262,13 @@ static int maps_over(size_t at)
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
 	if (p != MAP_FAILED)
-		note(at, 5, ZERO);
+		life_note(at, 5, ZERO);
 	else
 		NEED(refused_with(ENOMEM, EAGAIN, ENOMEM) == 0);
-	return is_right();
+	return life_is_right();
 }
 
-static int memory_calls(size_t at)
+int life_calls(size_t at)
 {
 	return zeros(at, 40) || zeros(at + 50, 2) || protects(at + 60) || unmaps(at + 70) ||
 	       remaps(at + 80, 9, 11, 0) || maps_over(at + 110) || advises(at + 120) ||
@@ -270,12 +285,12 @@ static int maps_elsewhere(void)
 		return refused_with(ENOMEM, EAGAIN, ENOMEM);
 	NEED(is_zero(p, OWN));
 	fill(p, OWN, 8);
-	NEED(is_right() == 0);
+	NEED(life_is_right() == 0);
 	if (cow_munmap(p, OWN) < 0) {
 		NEED(refused_with(ENOMEM, EPERM, EACCES) == 0);
 		moved[moves++] = (struct moved){ .at = p, .pages = 0 };
 	}
-	return is_right();
+	return life_is_right();
 }
 
 /* --- the life ----------------------------------------------------------- */
@@ -286,10 +301,7 @@ static int make_area(void)
 	int ret = cow_region_create(SIZE, 0, &p);
 
 	NEED(ret == 0 || ret == -ENOMEM);
-	area = p;
-	for (size_t i = 0; i < PAGES; i++)
-		page_is[i] = p ? ZERO : UNKNOWN;
-	return p ? is_right() : 0;
+	return life_take(p) ? life_is_right() : 0;
 }
 
 static int one_year(unsigned year)
@@ -297,16 +309,16 @@ static int one_year(unsigned year)
 	int ret = cow_prepare();
 
 	NEED(ret == 0 || ret == -ENOMEM);
-	NEED(forks(1, 0) == 0);
-	write_pages(5, 1000, 3 + year);
-	NEED(forks(0, 0) == 0);
-	NEED(memory_calls(200 + 400 * year) == 0);
-	NEED(thaw() == 0);
-	write_pages(900, PAGES, 10 + year);
-	NEED(is_right() == 0);
-	NEED(memory_calls(400 + 400 * year) == 0);
-	want_refresh();
-	NEED(forks(1, 0) == 0);
+	NEED(life_forks(1, 0) == 0);
+	life_write(5, 1000, 3 + year);
+	NEED(life_forks(0, 0) == 0);
+	NEED(life_calls(200 + 400 * year) == 0);
+	NEED(life_thaw() == 0);
+	life_write(900, PAGES, 10 + year);
+	NEED(life_is_right() == 0);
+	NEED(life_calls(400 + 400 * year) == 0);
+	life_want_refresh();
+	NEED(life_forks(1, 0) == 0);
 	return maps_elsewhere();
 }
 
@@ -321,22 +333,22 @@ int life(void)
 	if (!area)		/* the second time perhaps */
 		NEED(make_area() == 0);
 	if (!area)
-		return forks(1, 0) || forks(0, 0) || maps_elsewhere();
-	write_pages(0, PAGES, 1);
-	write_pages(0, PAGES, 2);
+		return life_forks(1, 0) || life_forks(0, 0) || maps_elsewhere();
+	life_write(0, PAGES, 1);
+	life_write(0, PAGES, 2);
 	NEED(one_year(0) == 0);
 	NEED(one_year(1) == 0);
 	o.huge = COW_HUGE_ALWAYS;	/* only now: it takes half the time */
 	NEED(cow_options_set(&o) == 0);
-	NEED(forks(1, 0) == 0);
-	write_pages(0, 100, 40);
-	return cow_facilities(&f) || is_right();
+	NEED(life_forks(1, 0) == 0);
+	life_write(0, 100, 40);
+	return cow_facilities(&f) || life_is_right();
 }
 
 /* --- beside another thread ------------------------------------------------ */
 
-#define WRITERS 600u		/* the first of the pages that the other thread writes, */
-#define THEIRS 64u		/* ... and how many */
+#define WRITERS LIFE_WRITERS
+#define THEIRS LIFE_THEIRS
 #define HELD 10000		/* ms: nobody waits that long */
 
 static atomic_int stop;
@@ -360,7 +372,7 @@ static void *write_theirs(void *arg)
 }
 
 /* The other thread goes on. */
-static int is_free(void)
+int life_is_free(void)
 {
 	unsigned before = rounds;
 
@@ -369,7 +381,7 @@ static int is_free(void)
 		usleep(1000);
 	}
 	NEED(!lost);
-	return is_right();
+	return life_is_right();
 }
 
 static int live_thaw(void)
@@ -377,7 +389,7 @@ static int live_thaw(void)
 	int ret = cow_thaw();
 
 	NEED(ret == 0 || ret == -EBUSY || ret == -EPERM || ret == -EAGAIN);
-	return is_free();
+	return life_is_free();
 }
 
 /* While a child looks, zeros come by a mapping. */
@@ -392,14 +404,14 @@ static int lay_over(size_t first, size_t count)
 		char c;
 
 		close(ends[1]);
-		_exit(read(ends[0], &c, 1) != 0 || is_right());
+		_exit(read(ends[0], &c, 1) != 0 || life_is_right());
 	}
 	close(ends[0]);
 	bad = zeros(first, count);
-	write_pages(first + 5, first + 9, 60);
+	life_write(first + 5, first + 9, 60);
 	close(ends[1]);
 	NEED(pid < 0 || end_of(pid) == 0);
-	return bad || is_right();
+	return bad || life_is_right();
 }
 
 static int mover_rests(void)
@@ -410,7 +422,7 @@ static int mover_rests(void)
 		NEED(ms < HELD);
 		usleep(1000);
 	}
-	return is_free();
+	return life_is_free();
 }
 
 static void let_thaw(enum cow_thaw thaw)
@@ -429,8 +441,8 @@ static int thaw_watched(void)
 	struct io_uring_params p = { 0 };
 	int ring = (int)syscall(SYS_io_uring_setup, 1, &p), bad;
 
-	bad = forks(1, 0);
-	write_pages(100, 200, 61);
+	bad = life_forks(1, 0);
+	life_write(100, 200, 61);
 	bad = bad || live_thaw();
 	if (ring >= 0)
 		close(ring);
@@ -440,22 +452,22 @@ static int thaw_watched(void)
 static int thaw_by_itself(void)
 {
 	let_thaw(COW_THAW_AUTO);
-	NEED(forks(1, 0) == 0);
-	write_pages(200, 300, 62);
+	NEED(life_forks(1, 0) == 0);
+	life_write(200, 300, 62);
 	usleep(70000);
-	NEED(is_free() == 0);
+	NEED(life_is_free() == 0);
 	let_thaw(COW_THAW_NEVER);
 	return live_thaw();
 }
 
-static int beside(void)
+int life_thaws_often(void)
 {
-	return forks(1, 0) || live_thaw() || lay_over(300, 200) || live_thaw() ||
+	return life_forks(1, 0) || live_thaw() || lay_over(300, 200) || live_thaw() ||
 	       thaw_watched() || thaw_by_itself();
 }
 
 /* Do it while the other thread writes. */
-static int with_another(int (*fn)(void))
+int life_with_another(int (*fn)(void))
 {
 	pthread_t thread;
 	int bad;
@@ -463,7 +475,7 @@ static int with_another(int (*fn)(void))
 	stop = 0;
 	if (pthread_create(&thread, NULL, write_theirs, NULL) != 0 &&
 	    pthread_create(&thread, NULL, write_theirs, NULL) != 0)
-		return is_right();
+		return life_is_right();
 	bad = fn();
 	stop = 1;
 	pthread_join(thread, NULL);
@@ -482,16 +494,16 @@ int life_beside(void)
 		NEED(make_area() == 0);
 	if (!area)
 		return 0;
-	write_pages(0, PAGES, 1);
-	note(WRITERS, THEIRS, UNKNOWN);
-	return with_another(beside);
+	life_write(0, PAGES, 1);
+	life_note(WRITERS, THEIRS, UNKNOWN);
+	return life_with_another(life_thaws_often);
 }
 
 static int thaw_whole(void)
 {
 	int ret;
 
-	NEED(forks(1, 1) == 0);
+	NEED(life_forks(1, 1) == 0);
 	process_each_own(s)
 		if (!lease_free(&s->lease))	/* nobody can tell */
 			return mover_rests();
@@ -506,8 +518,8 @@ int life_thaws(void)
 	if (!area)
 		NEED(make_area() == 0);
 	NEED(area);
-	note(WRITERS, THEIRS, UNKNOWN);
-	return with_another(thaw_whole);
+	life_note(WRITERS, THEIRS, UNKNOWN);
+	return life_with_another(thaw_whole);
 }
 
 /* --- what is left of it -------------------------------------------------- */
@@ -558,22 +570,24 @@ static int destroy_all(void)
 int life_afterwards(int *ret_maps)
 {
 	void *p = NULL;
-	int rest = 0;
+	int rest = 0, tell = 1;
 
 	if (!area)
 		NEED(make_area() == 0);
 	NEED(area);
-	NEED(is_right() == 0);
-	write_pages(0, PAGES, 20);
-	NEED(forks(1, 1) == 0 && forks(0, 1) == 0);
-	NEED(thaw() == 0 && forks(1, 1) == 0);
+	NEED(life_is_right() == 0);
+	life_write(0, PAGES, 20);
+	NEED(life_forks(1, 1) == 0 && life_forks(0, 1) == 0);
+	NEED(life_thaw() == 0 && life_forks(1, 1) == 0);
 	NEED(destroy_all() == 0);
 	process.life->reaped = 0;	/* no need to wait: nobody looks */
 	NEED(cow_region_create(2 * SIZE, 0, &p) == 0 && is_zero(p, 2 * SIZE));
 	NEED(cow_region_destroy(p) == 0);
 	process_each_own(s)
-		if (lease_free(&s->lease))	/* else nobody can tell */
-			rest += held(s) || stats().bytes_deferred;
+		tell &= lease_free(&s->lease);	/* else nobody can */
+	process_each_own(s)
+		if (lease_free(&s->lease))
+			rest += held(s) || (tell && stats().bytes_deferred);
 	NEED(rest == 0);
 	NEED(stats().bytes_native == 0);
 	NEED(stats().bytes_owned == 0 && stats().bytes_frozen == 0);
@@ -589,15 +603,15 @@ int life_again(void)
 	int ret;
 
 	NEED(make_area() == 0);
-	write_pages(0, PAGES, 30);
-	NEED(forks(1, 0) == 0);
-	write_pages(0, 600, 31);
+	life_write(0, PAGES, 30);
+	NEED(life_forks(1, 0) == 0);
+	life_write(0, 600, 31);
 	ret = cow_mlockall(MCL_CURRENT);
 	NEED(ret == 0 || errno == ENOMEM || errno == EPERM);
-	NEED(is_right() == 0);
+	NEED(life_is_right() == 0);
 	NEED(cow_munlockall() == 0 || errno == EPERM);
-	write_pages(300, PAGES, 32);
-	NEED(memory_calls(200) == 0);
-	NEED(forks(1, 0) == 0 && forks(0, 0) == 0);
+	life_write(300, PAGES, 32);
+	NEED(life_calls(200) == 0);
+	NEED(life_forks(1, 0) == 0 && life_forks(0, 0) == 0);
 	return maps_elsewhere();
 }
