@@ -127,18 +127,30 @@ static int lock_step(struct thread *t)
 	return wrong;
 }
 
-static void make_shared(void)
+static void *make_region(int number, size_t size)
 {
 	void *p = NULL;
 
-	if (cow_region_create(sizeof(*shared), 0, &p) < 0)
-		die("region");
-	shared = p;
+	(void)number;
+	errno = 0;
+	if (cow_region_create(size, 0, &p) < 0)
+		die("cow_region_create");
+	return p;
+}
+
+static void destroy_region(void *at)
+{
+	if (cow_region_destroy(at) < 0)
+		die("cow_region_destroy");
+}
+
+static void make_shared(void)
+{
+	shared = make_region(0, sizeof(*shared));
 	pthread_mutex_init(&shared->mutex, NULL);
 	pthread_cond_init(&shared->turned, NULL);
 	sem_init(&shared->sem, 0, 1);
-	if (cow_region_create(STACK, 0, &stack) < 0)
-		die("region");
+	stack = make_region(0, STACK);
 }
 
 /* --- children ----------------------------------------------------------- */
@@ -659,7 +671,7 @@ static int wait_for_orphans(void)
 static void one_life(struct random *r, double seconds, struct left *ret_left)
 {
 	stop = 0;
-	pages_create();
+	pages_create(make_region);
 	make_shared();
 	start_all();
 	weather(r, seconds);
@@ -672,9 +684,9 @@ static void one_life(struct random *r, double seconds, struct left *ret_left)
 	if (bad)
 		return;
 	play_end();
-	if (cow_region_destroy(shared) < 0 || cow_region_destroy(stack) < 0)
-		die("cow_region_destroy");
-	pages_destroy();
+	destroy_region(shared);
+	destroy_region(stack);
+	pages_destroy(destroy_region);
 	*ret_left = count_all();
 }
 

@@ -63,16 +63,11 @@ static void *plain(size_t size)
 	return p;
 }
 
-void pages_create(void)
+void pages_create(pages_get *get)
 {
 	pages = 0;
 	for (int r = 0; r < REGIONS; r++) {
-		void *p = NULL;
-
-		errno = 0;
-		if (cow_region_create(region_pages[r] * PAGE, 0, &p) < 0)
-			die("cow_region_create");
-		regions[r] = p;
+		regions[r] = get(r, region_pages[r] * PAGE);
 		pages += region_pages[r];
 	}
 	words = plain(pages * sizeof(*words));
@@ -83,11 +78,10 @@ void pages_create(void)
 	}
 }
 
-void pages_destroy(void)
+void pages_destroy(pages_put *put)
 {
 	for (int r = 0; r < REGIONS; r++)
-		if (cow_region_destroy(regions[r]) < 0)
-			die("cow_region_destroy");
+		put(regions[r]);
 	munmap(words, pages * sizeof(*words));
 	munmap(owner_of, pages);
 }

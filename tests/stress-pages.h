@@ -1,7 +1,7 @@
 /*
- * The memory of stress-mover.c: pages that each have one owner who writes them, and
- * a word of plain shared memory for each that tells what a page must say. So every
- * process knows, of every page and without a lock, what it may see:
+ * The memory of stress-mover.c and stress-adopt.c: pages that each have one owner who
+ * writes them, and a word of plain shared memory for each that tells what a page must
+ * say. So every process knows, of every page and without a lock, what it may see:
  *
  *   - the owner: exactly what it wrote last;
  *   - a reader: what the word said before it looked, or after, or between;
@@ -35,8 +35,11 @@ _Noreturn void die(const char *what);
 extern size_t pages;		/* of all regions */
 extern unsigned char *owner_of;
 
-void pages_create(void);
-void pages_destroy(void);
+/* Where the memory of a region comes from, pages of zeros, and goes. */
+typedef void *pages_get(int region, size_t size);
+typedef void pages_put(void *at);
+void pages_create(pages_get *get);
+void pages_destroy(pages_put *put);
 char *page_at(size_t i);
 
 /* What all words say now. */
