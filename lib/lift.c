@@ -176,8 +176,10 @@ static int lay_anonymous(const struct extent *e, uintptr_t at)
 	if (ret < 0) {
 		sys_munmap((uintptr_t)p, len);
 		sys_mprotect(at, len, e->prot);
+		return ret;
 	}
-	return ret;
+	memory_lock_as(e->start, len, 0);
+	return 0;
 }
 
 /* Steps 5 and 6. */
