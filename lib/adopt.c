@@ -400,19 +400,56 @@ int adopt_release(const struct adopt_what *what)
 	return result;
 }
 
+static int is_adopted(const struct procfs_map *m)
+{
+	for (unsigned i = 0; i < atomic_load(&process.store_count); i++) {
+		const struct store *s = process.stores[i];
+
+		if (s->adopted && m->dev == s->dev && m->ino == s->ino)
+			return 1;
+	}
+	return 0;
+}
+
+static int any_adopted(void)
+{
+	for (unsigned i = 0; i < atomic_load(&process.store_count); i++)
+		if (process.stores[i]->adopted)
+			return 1;
+	return 0;
+}
+
+void adopt_give_back_moved(uintptr_t start, uintptr_t end)
+{
+	struct procfs_map m;
+	int locked;
+
+	for (; any_adopted() && start < end && procfs_map_at(start, &m) == 0; start = m.end) {
+		if (!is_adopted(&m))
+			continue;
+		m.end = m.end < end ? m.end : end;
+		process_lock();
+		locked = memory_is_locked(start, m.end - start);
+		if (memory_lay_copy(start, start, m.end - start, m.prot) == 0)
+			memory_lock_as(start, m.end - start, locked);
+		process_unlock();
+	}
+}
+
 void adopt_give_back(uintptr_t start, uintptr_t end)
 {
-	uintptr_t from;
+	uintptr_t at = start, from;
 	struct store *s;
 
-	while ((s = process_next_window(&start, end, &from))) {
-		if (!s->adopted || verify_range(s, from, start) < 0)
+	while ((s = process_next_window(&at, end, &from))) {
+		if (!s->adopted || verify_range(s, from, at) < 0)
 			continue;
-		extents_each(e, &s->extents, from, start)
+		extents_each(e, &s->extents, from, at)
 			if ((memory_is_ours(s, &e) || e.flags & EXTENT_PINNED) &&
 			    give_back(s, &e) == 0)
 				adopt_when_given_back(e.end - e.start);
 	}
+	adopt_give_back_moved(start, end);
 }
 
 void adopt_unmapped(uintptr_t start, uintptr_t end)

@@ -38,6 +38,10 @@ int adopt_release(const struct adopt_what *what);
  * about to move it and nobody else touches it. */
 void adopt_give_back(uintptr_t start, uintptr_t end);
 
+/* Where no window tells of it: what adopted memory's owner moved there unseen becomes plain
+ * memory. What another thread writes to it during the call can be lost. */
+void adopt_give_back_moved(uintptr_t start, uintptr_t end);
+
 /* Its owner has just unmapped something there: the store gives it back, as far as no
  * descendant looks. Not under a lock that a fork waits for longer than this takes. */
 void adopt_unmapped(uintptr_t start, uintptr_t end);

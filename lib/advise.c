@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "adopt.h"
 #include "call.h"
 #include "compat.h"
 #include "freeze.h"
@@ -198,6 +199,20 @@ static int advise_native(struct store *s, const struct extent *e, int advice)
 	return ret;
 }
 
+/* Adopted memory can have been moved here by a system call of its owner's own: a private
+ * mapping of the store, which is to be plain memory first. */
+static int advise_natively(uintptr_t start, size_t len, int advice)
+{
+	switch (meaning(advice)) {
+	case MEANS_NOTHING: case MEANS_KERNEL: case MEANS_DETACH:
+		break;
+	case MEANS_EINVAL: case MEANS_ZERO: case MEANS_ANONYMOUS: case MEANS_EMPTY:
+		adopt_give_back_moved(start, start + len);
+		break;
+	}
+	return sys_madvise(start, len, advice);
+}
+
 static int advise_piece(struct store *s, const struct extent *e, int advice)
 {
 	if (!store_have_room(s))
@@ -210,7 +225,7 @@ static int advise_piece(struct store *s, const struct extent *e, int advice)
 		return advise_pinned(s, e, advice);
 	if (e->state == EXTENT_NATIVE && !(e->flags & EXTENT_FOREIGN))
 		return advise_native(s, e, advice);
-	return sys_madvise(e->start, e->end - e->start, advice);
+	return advise_natively(e->start, e->end - e->start, advice);
 }
 
 static int managed_madvise(struct store *s, uintptr_t start, uintptr_t end, int advice)
@@ -242,12 +257,12 @@ static int changes_nothing(int advice)
 
 int cow_madvise(void *addr, size_t len, int advice)
 {
-	const struct call call = { sys_madvise, managed_madvise, advice, 1 };
+	const struct call call = { advise_natively, managed_madvise, advice, 1 };
 	uintptr_t start = (uintptr_t)addr;
 
 	if (!call_in_window(start, sys_whole_pages(len)))
 		return changes_nothing(advice)
 			? call_result(sys_madvise(start, len, advice))
-			: call_natively(sys_madvise, start, len, advice);
+			: call_natively(advise_natively, start, len, advice);
 	return call_over_range(&call, start, sys_whole_pages(len));
 }

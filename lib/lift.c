@@ -161,25 +161,11 @@ static void put_back(struct lift *l, struct store *s, const struct extent *e, ui
 static int lay_anonymous(const struct extent *e, uintptr_t at)
 {
 	size_t len = e->end - e->start;
-	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	int ret = sys_failed(p) ? -ENOMEM : sys_mprotect(at, len, e->prot | PROT_READ);
+	int ret = memory_lay_copy(e->start, at, len, e->prot);
 
-	if (sys_failed(p))
-		return ret;
-	if (ret == 0) {
-		memory_copy_pages((uintptr_t)p, at, len);
-		ret = sys_mprotect((uintptr_t)p, len, e->prot);
-	}
 	if (ret == 0)
-		ret = move((uintptr_t)p, e->start, len, ONTO);
-	if (ret < 0) {
-		sys_munmap((uintptr_t)p, len);
-		sys_mprotect(at, len, e->prot);
-		return ret;
-	}
-	memory_lock_as(e->start, len, 0);
-	return 0;
+		memory_lock_as(e->start, len, 0);
+	return ret;
 }
 
 /* Steps 5 and 6. */

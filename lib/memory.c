@@ -422,29 +422,37 @@ void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int 
 		}
 }
 
-int memory_make_anonymous(struct store *s, const struct extent *e, unsigned flags)
+int memory_lay_copy(uintptr_t to, uintptr_t from, size_t len, int prot)
 {
-	size_t len = e->end - e->start;
-	int locked = e->flags & EXTENT_PINNED && memory_is_locked(e->start, len);
 	long p = sys_mmap(0, len, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int ret;
 
 	if (sys_failed(p))
 		return -ENOMEM;
-	ret = sys_mprotect(e->start, len, e->prot | PROT_READ);
+	ret = sys_mprotect(from, len, prot | PROT_READ);
 	if (ret == 0) {
-		memory_copy(s, (uintptr_t)p, e->start, len, 0);
-		ret = sys_mprotect((uintptr_t)p, len, e->prot);
+		memory_copy_pages((uintptr_t)p, from, len);
+		ret = sys_mprotect((uintptr_t)p, len, prot);
 	}
 	if (ret == 0)
 		ret = sys_failed(sys_mremap((uintptr_t)p, len, len,
-				MREMAP_MAYMOVE | MREMAP_FIXED, e->start)) ? -ENOMEM : 0;
+				MREMAP_MAYMOVE | MREMAP_FIXED, to)) ? -ENOMEM : 0;
 	if (ret < 0) {
 		sys_munmap((uintptr_t)p, len);
-		sys_mprotect(e->start, len, e->prot);
-		return ret;
+		sys_mprotect(from, len, prot);
 	}
+	return ret;
+}
+
+int memory_make_anonymous(struct store *s, const struct extent *e, unsigned flags)
+{
+	size_t len = e->end - e->start;
+	int locked = e->flags & EXTENT_PINNED && memory_is_locked(e->start, len);
+	int ret = memory_lay_copy(e->start, e->start, len, e->prot);
+
+	if (ret < 0)
+		return ret;
 	process_native(COW_REASON_CALL);
 	flags |= e->flags & (EXTENT_DONTFORK | EXTENT_DONTDUMP);
 	memory_yield(s, e->start, e->end, e->prot, flags);

@@ -53,6 +53,10 @@ void memory_copy(struct store *s, uintptr_t to, uintptr_t from, size_t len, int 
 /* The same for len bytes of any mapping, nothing given back. */
 void memory_copy_pages(uintptr_t to, uintptr_t from, size_t len);
 
+/* Put anonymous memory at `to` with a copy of what is at `from`, that place as a rule: one
+ * mapping, of protection prot. 0 or -errno: nothing changed. */
+int memory_lay_copy(uintptr_t to, uintptr_t from, size_t len, int prot);
+
 /* Copy a piece to anonymous memory and put that in its place; flags: EXTENT_PROGRAM if
  * to the program it is another mapping than its neighbours from now on, else EXTENT_KEEP.
  * What another thread writes to the piece during the call can be lost. Likewise. */

@@ -563,10 +563,17 @@ static int is_given_back(uintptr_t start, uintptr_t end)
 	return 1;
 }
 
-/* The kernel moves it, as the plain memory that it was: out of its window it would show
- * the store and be looked after by nobody. What is FREE there is the kernel's anyway.
- * Where that is refused, more of it, and what stays, would be the store's bytes rather
- * than zeros. */
+/* As the plain memory that it was: out of its window it would show the store and be looked
+ * after by nobody. */
+static void make_plain(const struct move *m)
+{
+	if (check(m) == 0 && (m->new_len > m->old_len ||
+			      m->flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)))
+		adopt_give_back(m->addr, m->addr + m->old_len);
+}
+
+/* The kernel moves it. What is FREE there is the kernel's anyway. Where it could not be made
+ * plain, more of it, and what stays, would be the store's bytes rather than zeros. */
 static long remap_adopted(struct move *m, int into_window)
 {
 	int zeros = m->new_len > m->old_len || m->flags & MREMAP_DONTUNMAP;
@@ -577,11 +584,9 @@ static long remap_adopted(struct move *m, int into_window)
 	while ((s = process_next_window(&at, end, &from)))
 		if (!s->adopted)	/* not one mapping */
 			return -EFAULT;
-	if (check(m) == 0 && (zeros || m->flags & MREMAP_FIXED)) {
-		adopt_give_back(m->addr, end);
-		if (zeros && !is_given_back(m->addr, end))
-			return -ENOMEM;
-	}
+	make_plain(m);
+	if (check(m) == 0 && zeros && !is_given_back(m->addr, end))
+		return -ENOMEM;
 	ret = remap_foreign(m, into_window);
 	return ret == -EFAULT && was_one(m->addr, end) ? move_mappings(m) : ret;
 }
@@ -625,6 +630,8 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 	/* elsewhere it is no more than a hint */
 	m.new_addr = fixed ? (uintptr_t)new_addr : 0;
 	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);
+	if (!m.s)
+		make_plain(&m);
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
 	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len))
 		return call_address(remap_natively(m.addr, old_len, new_len, flags,
