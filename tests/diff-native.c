@@ -61,12 +61,14 @@ static void *protect(void *p, size_t len, int prot)
 	return p == MAP_FAILED || raw_mprotect(p, len, prot) == 0 ? p : MAP_FAILED;
 }
 
-/* With a neighbour on neither side that it could become one mapping with. */
+/* With a neighbour on neither side that it could become one mapping with; and as far from
+ * a control block as that adoption takes all of it or nothing. */
 static void *make_alone(size_t len, int prot, int flags)
 {
-	unsigned char *p = raw_mmap(NULL, len + 2 * PAGE, PROT_NONE, flags, -1);
+	const size_t apart = 32 * PAGE;
+	unsigned char *p = raw_mmap(NULL, len + 2 * apart, PROT_NONE, flags, -1);
 
-	return protect(p == MAP_FAILED ? p : p + PAGE, len, prot);
+	return protect(p == MAP_FAILED ? p : p + apart, len, prot);
 }
 
 static void *make_by_brk(size_t len, int prot)

@@ -295,12 +295,26 @@ int do_raw_move(struct world *w, const struct op *op)
 	return ret ? ret : move_to(&m);
 }
 
+/* What it grew by may show what its neighbours in the store were: see cowfork(7). */
+static int clear(const struct slot *s, int first)
+{
+	unsigned char *at = s->at + (size_t)first * PAGE;
+	size_t len = (size_t)(s->pages - first) * PAGE;
+	int prot = s->page[first].prot;
+
+	if (raw_mprotect(at, len, PROT_READ | PROT_WRITE) < 0)
+		return errno;
+	memset(at, 0, len);
+	return outcome(raw_mprotect(at, len, prot));
+}
+
 /* Only of a mapping that is whole: behind a part of one lies the rest of it. */
 int do_raw_grow(struct world *w, const struct op *op)
 {
 	struct move m = { .w = w, .how = REMAP_MAYMOVE, .raw = 1,
 			  .flags = MREMAP_MAYMOVE, .dest = slot_of(w, op->v[0]) };
 	struct slot *s = m.dest;
+	int first = s->pages, ret;
 
 	if (!s->at || s->alone != s->pages || !range_at(s, 0, s->pages, &m.from) ||
 	    !is_whole(&m.from) || !is_one_mapping(&m.from) || !is_raw(&m.from) ||
@@ -309,5 +323,6 @@ int do_raw_grow(struct world *w, const struct op *op)
 	m.pages = s->pages + (int)((unsigned)op->v[2] % PAGES_MAX) + 1;
 	if (m.pages > PAGES_MAX)
 		return SKIPPED;
-	return move_anywhere(&m);
+	ret = move_anywhere(&m);
+	return ret ? ret : clear(s, first);
 }
