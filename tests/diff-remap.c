@@ -308,6 +308,19 @@ static int clear(const struct slot *s, int first)
 	return outcome(raw_mprotect(at, len, prot));
 }
 
+/* What was adopted in part is several mappings, which the kernel moves but does not grow. */
+static int grow_pieces(struct move *m)
+{
+	void *p = raw_mmap(NULL, (size_t)m->pages * PAGE, m->from.s->page[0].prot,
+			   MAP_ANONYMOUS | MAP_NORESERVE, -1);
+
+	if (p == MAP_FAILED || raw_mremap(m->from.at, m->from.len, m->from.len,
+					  MREMAP_MAYMOVE | MREMAP_FIXED, p) == MAP_FAILED)
+		return errno;
+	settle(m, p);
+	return 0;
+}
+
 /* Only of a mapping that is whole: behind a part of one lies the rest of it. */
 int do_raw_grow(struct world *w, const struct op *op)
 {
@@ -324,5 +337,7 @@ int do_raw_grow(struct world *w, const struct op *op)
 	if (m.pages > PAGES_MAX)
 		return SKIPPED;
 	ret = move_anywhere(&m);
+	if (ret == EFAULT && diff_multi_move)
+		ret = grow_pieces(&m);
 	return ret ? ret : clear(s, first);
 }
