@@ -26,6 +26,7 @@
 
 #include "adopt.h"
 #include "adopt-when.h"
+#include "compat.h"
 #include "fork.h"
 #include "freeze.h"
 #include "huge.h"
@@ -295,7 +296,7 @@ static void prepare(void)
 }
 
 /* Written only when they change: a write after a fork copies a page. */
-static void note_refused(int value)
+IN_CHILD static void note_refused(int value)
 {
 	if (refused != value)
 		refused = value;
@@ -314,7 +315,7 @@ static void parent(void)
 	process_fork_parent();
 }
 
-static void child(void)
+IN_CHILD static void child(void)
 {
 	/* memory that could not be frozen is missing here: better no child than
 	 * a wrong one. The parent's cow_fork() reports it. */
@@ -383,7 +384,8 @@ static void start_mover(void)
 	int error = errno;
 
 	mover_start();
-	errno = error;
+	if (errno != error)	/* a write after a fork copies a page */
+		errno = error;
 }
 
 /* Beside other threads the first fork waits for the mover here, where no lock is held. */

@@ -128,6 +128,7 @@ static void *main_of_mover(void *arg)
 
 	(void)arg;
 	sys_name_thread("cowfork-mover");
+	sys_hurry();	/* who waits for a table that is held waits for this thread */
 	note_tid();
 	if (open_at_last(&lift))
 		mover_run(&lift);

@@ -26,7 +26,7 @@ struct process process = { .life = &plain_life };
  * page. Written only when it changes, to save the page from being copied. */
 static uint64_t signals_for_child;
 
-int process_is_plain(void)
+IN_CHILD int process_is_plain(void)
 {
 	return process.life == &plain_life;
 }
@@ -233,7 +233,7 @@ void process_fork_parent(void)
 
 /* The lock was wiped open; plain_life was not, and is still held. Nothing is
  * written here, and the wiped page not read: each would cost a page fault. */
-void process_fork_child(void)
+IN_CHILD void process_fork_child(void)
 {
 	if (process_is_plain()) {
 		memset(&plain_life.stats, 0, sizeof(plain_life.stats));

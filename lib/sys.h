@@ -77,6 +77,7 @@ int sys_robust_list(int tid, uintptr_t *ret_head);
 int sys_gettid(void);
 int sys_thread_lives(int tid);	/* of this process */
 void sys_name_thread(const char *name);
+void sys_hurry(void);			/* this thread runs ahead of others, if it may */
 
 /* Is the kernel's version at least this? */
 int sys_kernel_is(unsigned major, unsigned minor);

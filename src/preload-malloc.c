@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "adopt.h"
+#include "compat.h"
 #include "cowfork.h"
 #include "gate.h"
 #include "preload.h"
@@ -54,12 +55,12 @@ void preload_bind_malloc(void)
 			       dlsym(RTLD_DEFAULT, "__libc_malloc");
 }
 
-static size_t size_of(const void *p)
+IN_CHILD static size_t size_of(const void *p)
 {
 	return ((const size_t *)p)[-1];
 }
 
-static int is_mapping(const void *p)
+IN_CHILD static int is_mapping(const void *p)
 {
 	return p && process.malloc_tamed && size_of(p) & IS_MMAPPED;
 }
@@ -88,7 +89,7 @@ static void prepare_to_grow(void *p, size_t size)
 }
 
 /* The heap shrinks by itself inside of free(), in programs with one thread. */
-static void look_at_heap(void)
+IN_CHILD static void look_at_heap(void)
 {
 	uintptr_t end = atomic_load(&process.heap_end), now = end ? (uintptr_t)__curbrk : 0;
 
@@ -98,7 +99,7 @@ static void look_at_heap(void)
 	adopt_unmapped(now, end);
 }
 
-INTERPOSED void free(void *p)
+INTERPOSED IN_CHILD void free(void *p)
 {
 	int is = is_mapping(p), gate = is && !__libc_single_threaded;
 	size_t len = 0;

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "compat.h"
 #include "cowfork.h"
 #include "preload.h"
 #include "sys.h"
@@ -196,7 +197,8 @@ static void report(const char *where)
 	close(fd);
 }
 
-__attribute__((destructor)) static void end(void)
+/* A child that ends looks no further than at its number. */
+__attribute__((destructor)) IN_CHILD static void end(void)
 {
 	const char *where = secure_getenv("COWFORK_STATS");
 
