@@ -44,6 +44,8 @@ enum cow_engine {
 	COW_ENGINE_AUTO,	/* the library chooses; now the same as store */
 	COW_ENGINE_STORE,	/* memory lives in a private memfd */
 	COW_ENGINE_OFF,		/* plain anonymous memory and the kernel's fork */
+	COW_ENGINE_IN_PLACE,	/* memory stays where it is, children are filled on
+				 * demand; see cow_adopt() */
 };
 
 enum cow_huge {
@@ -76,7 +78,7 @@ struct cow_options {
 
 /*
  * The options in force. The first use of the library reads them from the
- * environment: COWFORK_ENGINE=auto|store|off, COWFORK_MIN_SIZE=N[K|M|G],
+ * environment: COWFORK_ENGINE=auto|store|off|in-place, COWFORK_MIN_SIZE=N[K|M|G],
  * COWFORK_HUGE=auto|always|never, COWFORK_THAW=auto|never,
  * COWFORK_ADOPT=auto|first|never. A value that does not parse is reported through the
  * log callback and the default holds.
@@ -154,9 +156,10 @@ enum cow_state {
 	COW_STATE_NATIVE,	/* plain memory; fork copies its page tables */
 	COW_STATE_OWNED,	/* in the store, mapped shared, never in a child */
 	COW_STATE_FROZEN,	/* in the store, mapped private, flat to fork */
+	COW_STATE_ARMED,	/* where it was, write-protected, flat to fork */
 };
 
-/* "native", "owned", "frozen"; "?" for anything else. A static string. */
+/* "native", "owned", "frozen", "armed"; "?" for anything else. A static string. */
 const char *cow_state_string(enum cow_state state);
 
 /*
@@ -204,6 +207,9 @@ int cow_region_state(const void *addr) COW_MUST_CHECK;
  * What is no such memory is passed over: stacks, locked memory, memory with
  * MADV_DONTFORK, MADV_WIPEONFORK or MADV_DONTDUMP, huge pages of hugetlbfs, devices,
  * memory of a userfaultfd, pages pinned for I/O, control blocks of threads.
+ *
+ * With COW_ENGINE_IN_PLACE it is armed where it lies, about 10 ms for each GiB; -EPERM
+ * then also when no pager can be had.
  *
  * Returns when it is done, 0.3 to 0.4 s for each GiB in memory. Other threads go on
  * meanwhile; one that touches what is moved just then waits, 1 ms as a rule. With other
@@ -280,6 +286,9 @@ enum cow_reason {
 	COW_REASON_THREAD,	/* no thread can be made */
 	COW_REASON_LEASE,	/* descendants cannot be counted */
 	COW_REASON_OWNER,	/* its owner makes system calls of its own (sanitizers) */
+	COW_REASON_PAGER,	/* the process that serves children was killed */
+	COW_REASON_DEAR,	/* filling children cost more than page tables would */
+	COW_REASON_CHILDREN,	/* more living children than can be served */
 	COW_REASON_COUNT,
 };
 
@@ -345,7 +354,14 @@ struct cow_stats {
 	uint64_t adopt_ns_total;
 	uint64_t adopt_hold_ns_max;	/* longest that a writer may have been held */
 	uint64_t adopt_reason;		/* enum cow_reason: what kept memory from being
-					 * adopted, last time */
+					 * adopted (or armed), last time */
+
+	uint64_t forks_in_place;	/* children made with armed memory */
+	uint64_t bytes_armed;
+	uint64_t pager_faults;		/* answered, children's and this process's */
+	uint64_t pager_bytes;		/* copied to children */
+	uint64_t pager_ns;		/* busy with that */
+	uint64_t pager_killed;		/* children that could not be served, and ended */
 };
 
 /*
@@ -367,6 +383,7 @@ struct cow_facilities {
 	int overcommit;		/* vm.overcommit_memory is not 2 */
 	int limits;		/* RLIMIT_AS, RLIMIT_DATA, RLIMIT_FSIZE unlimited */
 	int userfaultfd;	/* one that sees faults of the kernel too */
+	int in_place;		/* ... and tells of forks */
 };
 
 /*

@@ -51,7 +51,7 @@ static int is_inside(void *arg, uintptr_t block)
 	return block + BLOCK > a->start && block < a->end + BLOCK ? -EDOM : 0;
 }
 
-static int has_control_block(uintptr_t start, uintptr_t end)
+int adopt_has_control_block(uintptr_t start, uintptr_t end)
 {
 	struct area a = { start, end };
 
@@ -71,7 +71,7 @@ static int has_guard(uintptr_t start)
 
 /* The C library's stacks lie above a guard, can have become one mapping with what lies
  * above them, and are unmapped by it unseen once their threads have ended. */
-static int may_be_stack(uintptr_t start)
+int adopt_may_be_stack(uintptr_t start)
 {
 	size_t size = (size_t)8 << 20, most = atomic_load(&process.stack_most);
 	struct procfs_map m;
@@ -94,7 +94,7 @@ int adopt_may_lift(const struct extent *e)
 	for (uintptr_t at = e->start & ~(ARENA_SIZE - 1); at < e->end; at += ARENA_SIZE)
 		if (candidate_is_arena(at))
 			return -EADDRINUSE;
-	return may_be_stack(e->start) ? -EDOM : 0;
+	return adopt_may_be_stack(e->start) ? -EDOM : 0;
 }
 
 int adopt_lift(store_step *step, struct lift *l, struct store *s, struct extent *e)
@@ -103,7 +103,7 @@ int adopt_lift(store_step *step, struct lift *l, struct store *s, struct extent 
 
 	if (ret < 0)
 		return ret;
-	ret = has_control_block(e->start, e->end);
+	ret = adopt_has_control_block(e->start, e->end);
 	if (ret == 0 && !verify_piece(s, e))
 		ret = -EEXIST;
 	if (ret == 0)

@@ -18,6 +18,8 @@
 #define PASS_NS 3000000u	/* reading smaps, a store */
 #define COPY_NS_PER_KIB 320u	/* 0.33 s a GiB; cowfork-compare heap-adopt */
 
+#define ARM_NS_PER_KIB 10u	/* write-protecting, in place */
+
 /* Of runtimes that own all of malloc's memory and unmap it by system calls of their
  * own. */
 void __sanitizer_install_malloc_and_free_hooks(void) __attribute__((weak));
@@ -39,7 +41,7 @@ static uint64_t price(uint64_t mapped, uint64_t in_memory)
 {
 	uint64_t bytes = mapped < in_memory ? mapped : in_memory;
 
-	return PASS_NS + (bytes >> 10) * COPY_NS_PER_KIB;
+	return PASS_NS + (bytes >> 10) * (options_use_store() ? COPY_NS_PER_KIB : ARM_NS_PER_KIB);
 }
 
 static int due_by_cost(struct adopt_meter *m)
@@ -53,7 +55,8 @@ static int due_by_cost(struct adopt_meter *m)
 	m->next = m->cost * 2;
 	if (mapped <= 0)
 		return 0;
-	if (options.adopt == COW_ADOPT_AUTO && &__sanitizer_install_malloc_and_free_hooks) {
+	if (options.adopt == COW_ADOPT_AUTO && options_use_store() &&
+	    &__sanitizer_install_malloc_and_free_hooks) {
 		process.life->stats.adopt_reason = COW_REASON_OWNER;
 		process_native(COW_REASON_OWNER);
 		m->next = UINT64_MAX;

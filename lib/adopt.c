@@ -14,6 +14,7 @@
 #include "candidate.h"
 #include "freeze.h"
 #include "huge.h"
+#include "in-place.h"
 #include "log.h"
 #include "memory.h"
 #include "merge.h"
@@ -253,7 +254,7 @@ static int why_not(void)
 {
 	int why;
 
-	if (options.engine == COW_ENGINE_OFF)
+	if (!options_use_store())
 		return COW_REASON_OFF;
 	why = store_why_not();
 	if (!why && !atomic_load(&process.store_count) && !store_kernel_can())
@@ -524,8 +525,14 @@ static int call(void *addr, size_t len, int releases)
 	process_start();
 	if (!addr)
 		what = adopt_everything();
+	in_place_tame();
 	process_lock();
-	ret = releases ? release_now(&what) : adopt_now(&what);
+	if (releases)
+		(void)in_place_release(what.from, what.to);
+	if (!releases && in_place_wanted())
+		ret = adopt_error(in_place_arm(&what));
+	else
+		ret = releases ? release_now(&what) : adopt_now(&what);
 	process_unlock();
 	return ret > 0 ? mover_adopt(&what, releases) : ret;
 }

@@ -70,6 +70,11 @@ struct adopt {			/* all zero at its start */
  * arena's; -EDOM: it may be a stack. Without the runtime that is the caller's to know. */
 int adopt_may_lift(const struct extent *e);
 
+/* Does a thread's control block lie there? -EDOM; -ESRCH: it cannot be told just now; 0.
+ * May a stack of the C library's begin there? */
+int adopt_has_control_block(uintptr_t start, uintptr_t end);
+int adopt_may_be_stack(uintptr_t start);
+
 /* Lift it by a step. 0; -EINPROGRESS: not now, give up the lock; -EDOM: a thread's control
  * block lies there; -EEXIST: it is not what it was; what the step says. */
 int adopt_lift(store_step *step, struct lift *l, struct store *s, struct extent *e);

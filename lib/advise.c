@@ -13,6 +13,7 @@
 #include "call.h"
 #include "compat.h"
 #include "freeze.h"
+#include "in-place.h"
 #include "memory.h"
 #include "process.h"
 #include "sys.h"
@@ -255,14 +256,45 @@ static int changes_nothing(int advice)
 	}
 }
 
+/* Where the in-place engine is: what empties memory, and what gives it an attribute that
+ * the engine has a use of its own for. */
+static int empties(int advice)
+{
+	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE ||
+	       advice == MADV_DONTNEED_LOCKED;
+}
+
+static int is_harmless(int advice)
+{
+	switch (advice) {
+	case MADV_NORMAL: case MADV_RANDOM: case MADV_SEQUENTIAL: case MADV_HUGEPAGE:
+	case MADV_NOHUGEPAGE: case MADV_DODUMP:
+		return 1;
+	default:
+		return changes_nothing(advice) || empties(advice);
+	}
+}
+
+static int advise_outside(uintptr_t start, size_t len, int advice)
+{
+	int emptied = empties(advice) && in_place_empty(start, len);
+	int ret;
+
+	if (!is_harmless(advice))
+		in_place_leave(start, len);
+	ret = changes_nothing(advice) ? call_result(sys_madvise(start, len, advice))
+				      : call_natively(advise_natively, start, len, advice);
+	if (emptied)
+		in_place_emptied();
+	return ret;
+}
+
 int cow_madvise(void *addr, size_t len, int advice)
 {
 	const struct call call = { advise_natively, managed_madvise, advice, 1 };
 	uintptr_t start = (uintptr_t)addr;
 
 	if (!call_in_window(start, sys_whole_pages(len)))
-		return changes_nothing(advice)
-			? call_result(sys_madvise(start, len, advice))
-			: call_natively(advise_natively, start, len, advice);
+		return advise_outside(start, len, advice);
 	return call_over_range(&call, start, sys_whole_pages(len));
 }

@@ -10,6 +10,7 @@
 #include "call.h"
 #include "freeze.h"
 #include "gate.h"
+#include "in-place.h"
 #include "memory.h"
 #include "options.h"
 #include "process.h"
@@ -135,6 +136,7 @@ int cow_munmap(void *addr, size_t len)
 
 	if (!call_is_proper(start, size))
 		return call_result(sys_munmap(start, len));
+	in_place_leave(start, size);
 	if (!process_store_at(start, size) && !region_near(start, start + size))
 		return call_natively(bare_munmap, start, len, 0);
 	return call_over_range(&call, start, size);

@@ -30,6 +30,7 @@
 #include "fork.h"
 #include "freeze.h"
 #include "huge.h"
+#include "in-place.h"
 #include "log.h"
 #include "memory.h"
 #include "mover.h"
@@ -203,7 +204,9 @@ static void maybe_adopt(void)
 
 	if (!adopt_when_due())
 		return;
-	if (sys_alone_in_mm())
+	if (in_place_wanted())
+		(void)in_place_arm(&what);
+	else if (sys_alone_in_mm())
 		(void)adopt_alone(&what);
 	else if (memory_may_be_pinned())
 		adopt_when_done(COW_REASON_PINNED, 0);
@@ -227,6 +230,8 @@ static int enter(void)
 		return ret;
 	freeze_reap();
 	ret = maybe_refresh(&process.life->meter);
+	if (ret == 0 && in_place_open() && process.life->made == MADE_NATIVE)
+		process.life->made = MADE_IN_PLACE;
 	process.life->meter.before = sys_now_ns();
 	return ret;
 }
@@ -273,15 +278,16 @@ static void count_fork(struct life *life)
 	st->forks_frozen += life->made == MADE_FROZEN;
 	st->forks_freeze += life->made == MADE_FREEZE;
 	st->forks_refresh += life->made == MADE_REFRESH;
+	st->forks_in_place += life->made == MADE_IN_PLACE;
 	st->generation_forks++;
 	st->fork_ns_last = ns;
 	st->fork_ns_total += ns;
 	if (!st->fork_ns_min || ns < st->fork_ns_min)
 		st->fork_ns_min = ns;
 	life->frozen_ahead = 0;
-	if (life->made == MADE_NATIVE || life->made == MADE_FROZEN)
+	if (life->made != MADE_FREEZE && life->made != MADE_REFRESH)
 		adopt_when_forked(ns);
-	if (life->made == MADE_NATIVE)
+	if (life->made == MADE_NATIVE || life->made == MADE_IN_PLACE)
 		return;
 	excess = read_meter(&life->meter, ns, life->flat);
 	life->flat = 0;
@@ -309,6 +315,7 @@ static void parent(void)
 	int was_refused = must_die;
 
 	note_refused(was_refused);
+	in_place_close();
 	if (!was_refused && atomic_load(&process.life->forking) == 1)
 		count_fork(process.life);
 	mover_told();
@@ -321,6 +328,7 @@ IN_CHILD static void child(void)
 	 * a wrong one. The parent's cow_fork() reports it. */
 	if (must_die)
 		_exit(127);
+	in_place_child();
 	note_refused(0);
 	process_fork_child();
 }
@@ -373,6 +381,7 @@ static void take_back(void)
 	st->forks_frozen -= counted == MADE_FROZEN;
 	st->forks_freeze -= counted == MADE_FREEZE;
 	st->forks_refresh -= counted == MADE_REFRESH;
+	st->forks_in_place -= counted == MADE_IN_PLACE;
 	st->generation_forks -= st->generation_forks > 0;
 	process_unlock();
 	errno = error;
@@ -394,7 +403,7 @@ static void adopt_first(void)
 	const struct adopt_what what = adopt_everything();
 	int due = 0;
 
-	if (options.adopt != COW_ADOPT_FIRST || __libc_single_threaded ||
+	if (options.adopt != COW_ADOPT_FIRST || !options_use_store() || __libc_single_threaded ||
 	    !process.malloc_tamed)
 		return;
 	process_lock();
@@ -410,6 +419,7 @@ pid_t fork_by(pid_t (*libc_fork)(void))
 	pid_t pid;
 	int ret;
 
+	in_place_tame();
 	adopt_first();
 	ret = cow_prepare();
 	if (ret < 0) {

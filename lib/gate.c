@@ -12,7 +12,7 @@
 
 int gate_is_needed(void)
 {
-	return !__libc_single_threaded && options.engine != COW_ENGINE_OFF;
+	return !__libc_single_threaded && options_use_store();
 }
 
 #define CLOSE_NS 2000000u

@@ -9,6 +9,7 @@
 
 #include "call.h"
 #include "freeze.h"
+#include "in-place.h"
 #include "memory.h"
 #include "process.h"
 #include "sys.h"
@@ -38,6 +39,7 @@ int cow_mlock2(const void *addr, size_t len, unsigned flags)
 	size_t rounded = sys_whole_pages(len + ((uintptr_t)addr - start));
 	int ret;
 
+	in_place_leave(start, rounded);
 	if (flags & ~(unsigned)MLOCK_ONFAULT || !call_in_window(start, rounded))
 		return call_natively(native_mlock, (uintptr_t)addr, len, (int)flags);
 	ret = sys_mlock2(0, 0, flags);	/* may it lock anything? */
@@ -74,6 +76,8 @@ static int lock_all(int flags)
 {
 	int ret = may_lock_all(flags);
 
+	if (ret == 0)
+		(void)in_place_release(0, UINTPTR_MAX);
 	if (ret == 0 && flags & MCL_CURRENT)
 		ret = make_lockable();
 	if (ret < 0)

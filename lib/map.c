@@ -13,6 +13,7 @@
 #include "call.h"
 #include "compat.h"
 #include "gate.h"
+#include "in-place.h"
 #include "memory.h"
 #include "options.h"
 #include "process.h"
@@ -257,6 +258,8 @@ static long map(struct request *r)
 {
 	uintptr_t at;
 
+	if (r->flags & MAP_FIXED)
+		in_place_leave(r->start, r->size);
 	if (r->flags & FIXED)
 		return call_in_window(r->start, r->size) ? map_fixed(r)
 							 : map_replacing(r);

@@ -77,7 +77,7 @@ int memory_may_be_pinned(void)
 
 static int why_not(void)
 {
-	if (options.engine == COW_ENGINE_OFF)
+	if (!options_use_store())
 		return COW_REASON_OFF;
 	if (process_forking())
 		return COW_REASON_FORKING;
@@ -151,7 +151,7 @@ static int renew_piece(struct store *s, const struct extent *e, int prot)
 int memory_renew(struct store *s, uintptr_t start, uintptr_t end, int prot)
 {
 	if (!store_reserves(s) || process_forking() || process.lock_future ||
-	    options.engine == COW_ENGINE_OFF)
+	    !options_use_store())
 		return -EAGAIN;
 	extents_each(e, &s->extents, start, end) {
 		int ret = store_have_room(s) ? renew_piece(s, &e, prot) : -ENOMEM;

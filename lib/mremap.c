@@ -17,8 +17,10 @@
 #include "compat.h"
 #include "freeze.h"
 #include "gate.h"
+#include "in-place.h"
 #include "memory.h"
 #include "options.h"
+#include "pager.h"
 #include "process.h"
 #include "procfs.h"
 #include "region.h"
@@ -484,17 +486,23 @@ static int is_plain(const struct procfs_map *m)
 	return !m->ino && !m->shared;
 }
 
-/* Was it one mapping before a part of it was adopted? */
-static int was_one(uintptr_t start, uintptr_t end)
+static int is_like(uintptr_t start, uintptr_t end, int any_prot)
 {
 	struct procfs_map first, m;
 
 	if (procfs_map_at(start, &first) < 0 || !is_plain(&first))
 		return 0;
 	for (uintptr_t at = first.end; at < end; at = m.end)
-		if (procfs_map_at(at, &m) < 0 || !is_plain(&m) || m.prot != first.prot)
+		if (procfs_map_at(at, &m) < 0 || !is_plain(&m) ||
+		    (m.prot != first.prot && !any_prot))
 			return 0;
 	return 1;
+}
+
+/* Was it one mapping before a part of it was adopted? */
+static int was_one(uintptr_t start, uintptr_t end)
+{
+	return is_like(start, end, 0);
 }
 
 /* Over the target, mapping by mapping; the last one grows. Back again where one is
@@ -606,6 +614,18 @@ static long remap_natively(uintptr_t addr, size_t old_len, size_t new_len, int f
 	return ret;
 }
 
+/* The in-place engine's registrations, and pages that left it, make more mappings of one; and
+ * registered ones the kernel does not move several at a time (mm/mremap.c,
+ * vma_multi_allowed). With the lock held. */
+static long remap_parts(const struct move *m)
+{
+	int several = m->flags & MREMAP_FIXED && m->old_len == m->new_len &&
+		      sys_kernel_is(6, 17);
+
+	return pager_ever && is_like(m->addr, m->addr + m->old_len, several) ?
+	       move_mappings(m) : -EFAULT;
+}
+
 /* --- public ------------------------------------------------------------- */
 
 static void tell_regions(const struct move *m, uintptr_t now)
@@ -627,15 +647,20 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 	struct store *target;
 	long ret;
 
+	in_place_leave(m.addr, m.old_len);
+	if (fixed)
+		in_place_leave((uintptr_t)new_addr, m.new_len);
 	/* elsewhere it is no more than a hint */
 	m.new_addr = fixed ? (uintptr_t)new_addr : 0;
 	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);
 	if (!m.s)
 		make_plain(&m);
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
-	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len))
-		return call_address(remap_natively(m.addr, old_len, new_len, flags,
-						   (uintptr_t)new_addr));
+	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len)) {
+		ret = remap_natively(m.addr, old_len, new_len, flags, (uintptr_t)new_addr);
+		if (ret != -EFAULT || !pager_ever)
+			return call_address(ret);
+	}
 	process_lock();
 	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);	/* a new child's are fewer */
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
@@ -646,6 +671,8 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 	else
 		ret = is_foreign(&m) ? remap_foreign(&m, target != NULL)
 				     : remap_from_window(&m);
+	if (ret == -EFAULT)
+		ret = remap_parts(&m);
 	if (!sys_failed(ret))
 		tell_regions(&m, (uintptr_t)ret);
 	process_unlock();

@@ -25,7 +25,7 @@ struct cow_options options = {
 	.adopt = COW_ADOPT_AUTO,
 };
 
-static const char *const engine_names[] = { "auto", "store", "off" };
+static const char *const engine_names[] = { "auto", "store", "off", "in-place" };
 static const char *const huge_names[] = { "auto", "always", "never" };
 static const char *const thaw_names[] = { "auto", "never" };
 static const char *const adopt_names[] = { "auto", "first", "never" };
@@ -99,7 +99,7 @@ int options_read_environment(void)
 		return 1;
 	read_size("COWFORK_MIN_SIZE", &options.min_size);
 	options.engine = (enum cow_engine)read_choice("COWFORK_ENGINE",
-				engine_names, 3, (int)options.engine);
+				engine_names, 4, (int)options.engine);
 	options.huge = (enum cow_huge)read_choice("COWFORK_HUGE", huge_names, 3,
 				(int)options.huge);
 	options.thaw = (enum cow_thaw)read_choice("COWFORK_THAW", thaw_names, 2,
@@ -127,7 +127,7 @@ int cow_options_get(struct cow_options *opts)
 int cow_options_set(const struct cow_options *opts)
 {
 	if (opts->size != sizeof(*opts) || !opts->min_size ||
-	    opts->min_size > SIZE_MAX / 2 || (unsigned)opts->engine > COW_ENGINE_OFF ||
+	    opts->min_size > SIZE_MAX / 2 || (unsigned)opts->engine > COW_ENGINE_IN_PLACE ||
 	    (unsigned)opts->huge > COW_HUGE_NEVER ||
 	    (unsigned)opts->thaw > COW_THAW_NEVER ||
 	    (unsigned)opts->adopt > COW_ADOPT_NEVER)

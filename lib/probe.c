@@ -71,9 +71,9 @@ static int has_collapse(void)
 	return ret == 0;
 }
 
-static int has_userfaultfd(void)
+static int has_userfaultfd(int (*open)(void))
 {
-	int uffd = uffd_open();
+	int uffd = open();
 
 	if (uffd < 0)
 		return 0;
@@ -95,7 +95,8 @@ int cow_facilities(struct cow_facilities *fac)
 	f.collapse = f.limits && has_collapse();
 	f.maps = readable("/proc/thread-self/maps");
 	f.pagemap = readable("/proc/thread-self/pagemap");
-	f.userfaultfd = has_userfaultfd();
+	f.userfaultfd = has_userfaultfd(uffd_open);
+	f.in_place = has_userfaultfd(uffd_open_in_place);
 	f.overcommit = !store_strict_overcommit();
 	probe_lease(&f);
 	memcpy((char *)fac + sizeof(size_t), (char *)&f + sizeof(size_t),

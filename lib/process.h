@@ -24,11 +24,12 @@
 #include "cowfork.h"
 #include "gate.h"
 #include "mover.h"
+#include "pager.h"
 #include "store.h"
 
 #define PROCESS_STORES 64	/* own stores and those of ancestors */
 
-enum made { MADE_NATIVE, MADE_FROZEN, MADE_FREEZE, MADE_REFRESH };
+enum made { MADE_NATIVE, MADE_FROZEN, MADE_FREEZE, MADE_REFRESH, MADE_IN_PLACE };
 
 /* All zero in a new child. */
 struct life {
@@ -61,6 +62,10 @@ struct life {
 	uint64_t pins_next;		/* when pinned() looks again, and what it saw */
 	int pins;
 	struct mover mover;
+	struct pager_of_life pager;
+	struct in_place_meter {	/* since the last look at what serving costs */
+		uint64_t forks, ns;
+	} in_place;
 };
 
 struct process {

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "in-place.h"
 #include "memory.h"
 #include "process.h"
 #include "region.h"
@@ -235,6 +236,8 @@ int cow_region_state(const void *addr)
 		if (memory_is_ours(s, &e))
 			state = e.state == EXTENT_OWNED ? COW_STATE_OWNED
 							: COW_STATE_FROZEN;
+	} else if (in_place_at(at, 1)) {
+		state = COW_STATE_ARMED;
 	}
 	process_unlock();
 	return state;

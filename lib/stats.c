@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "in-place.h"
 #include "memory.h"
 #include "options.h"
 #include "process.h"
@@ -70,6 +71,19 @@ static enum cow_reason frozen_reason(void)
 	return (enum cow_reason)(refused ? refused : m->kept_why);
 }
 
+static void add_pager(struct cow_stats *st)
+{
+	const struct pager_news *n = process.life->pager.news;
+
+	st->bytes_armed = in_place_bytes();
+	if (!n)
+		return;
+	st->pager_faults = atomic_load(&n->faults);
+	st->pager_bytes = atomic_load(&n->bytes);
+	st->pager_ns = atomic_load(&n->ns);
+	st->pager_killed = atomic_load(&n->killed);
+}
+
 int cow_stats(struct cow_stats *stats)
 {
 	struct cow_stats st;
@@ -84,6 +98,7 @@ int cow_stats(struct cow_stats *stats)
 	st = process.life->stats;
 	st.frozen_reason = frozen_reason();
 	st.regions = region_total();
+	add_pager(&st);
 	for (unsigned i = 0; i < atomic_load(&process.store_count); i++)
 		add_store(process.stores[i], &st);
 	process_unlock();

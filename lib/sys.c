@@ -9,10 +9,12 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -23,15 +25,16 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "compat.h"
 #include "sys.h"
+
+#define HURRY (-10)	/* nice(2): ten times the usual share of a processor */
 
 #if defined(__x86_64__)
 #include "compat.h"
 static inline long raw(long nr, long a, long b, long c, long d, long e, long f)
 {
 	register long r10 __asm__("r10") = d;
-#define HURRY (-10)	/* nice(2): ten times the usual share of a processor */
-
 	register long r8 __asm__("r8") = e;
 	register long r9 __asm__("r9") = f;
 	long ret;
@@ -320,6 +323,91 @@ int sys_thread_lives(int tid)
 	return CALL(SYS_tgkill, sys_getpid(), tid, 0) == 0;
 }
 
+int sys_epoll_create(void)
+{
+	return (int)CALL(SYS_epoll_create1, EPOLL_CLOEXEC);
+}
+
+int sys_epoll_add(int epoll, int fd, uint64_t data)
+{
+	struct epoll_event e = { .events = EPOLLIN, .data.u64 = data };
+
+	return (int)CALL(SYS_epoll_ctl, epoll, EPOLL_CTL_ADD, fd, &e);
+}
+
+int sys_epoll_wait(int epoll, struct epoll_event *events, int max, int timeout_ms)
+{
+	return (int)CALL(SYS_epoll_pwait, epoll, events, max, timeout_ms, NULL, 8);
+}
+
+int sys_poll(struct pollfd *fds, unsigned count, int timeout_ms)
+{
+	struct timespec ts = {
+		.tv_sec = timeout_ms / 1000, .tv_nsec = timeout_ms % 1000 * 1000000L,
+	};
+
+	return (int)CALL(SYS_ppoll, fds, count, timeout_ms < 0 ? NULL : &ts, NULL, 8);
+}
+
+int sys_pidfd_open(int pid)
+{
+	return (int)CALL(SYS_pidfd_open, pid, 0);
+}
+
+int sys_lives(int pid)
+{
+	siginfo_t info = { .si_pid = 0 };
+
+	return CALL(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL,
+		    NULL) == 0 && !info.si_pid;
+}
+
+void sys_kill(int pid)
+{
+	CALL(SYS_kill, pid, SIGKILL);
+}
+
+void sys_new_session(void)
+{
+	CALL(SYS_setsid, 0);
+}
+
+void sys_many_files(void)
+{
+	struct rlimit64 limit;
+
+	if (CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL);
+}
+
+void sys_go_to_root(void)
+{
+	CALL(SYS_chdir, "/");
+}
+
+int sys_getppid(void)
+{
+	return (int)CALL(SYS_getppid, 0);
+}
+
+void sys_exit(int status)
+{
+	for (;;)
+		CALL(SYS_exit_group, status);
+}
+
+int sys_fork_with_files(void (*fn)(void *arg), void *arg)
+{
+	int pid = (int)CALL(SYS_clone, CLONE_FILES, 0, 0, 0, 0);
+
+	if (pid)
+		return pid;
+	fn(arg);
+	sys_exit(0);
+}
+
 void sys_futex_wait(atomic_uint *word, unsigned value, uint64_t timeout_ns)
 {
 	struct timespec ts = {
@@ -339,6 +427,11 @@ void sys_futex_wake(atomic_uint *word)
 void sys_name_thread(const char *name)
 {
 	CALL(SYS_prctl, PR_SET_NAME, name);
+}
+
+void sys_hurry(void)
+{
+	CALL(SYS_setpriority, PRIO_PROCESS, 0, HURRY);
 }
 
 static void wait_for_the_end(int parent)
@@ -420,8 +513,3 @@ IN_CHILD void sys_restore_signals(const uint64_t *old)
 {
 	CALL(SYS_rt_sigprocmask, SIG_SETMASK, old, NULL, sizeof(*old));
 }
-void sys_hurry(void)
-{
-	CALL(SYS_setpriority, PRIO_PROCESS, 0, HURRY);
-}
-

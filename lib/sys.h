@@ -98,6 +98,26 @@ int sys_try(void (*fn)(void));
 void sys_futex_wait(atomic_uint *word, unsigned value, uint64_t timeout_ns);
 void sys_futex_wake(atomic_uint *word);
 
+/* For those who serve a userfaultfd. */
+struct epoll_event;
+int sys_epoll_create(void);
+int sys_epoll_add(int epoll, int fd, uint64_t data);
+int sys_epoll_wait(int epoll, struct epoll_event *events, int max, int timeout_ms);
+struct pollfd;
+int sys_poll(struct pollfd *fds, unsigned count, int timeout_ms);
+int sys_pidfd_open(int pid);
+void sys_kill(int pid);			/* SIGKILL, for a pid or the process of a thread id */
+void sys_new_session(void);
+void sys_many_files(void);		/* as many as the hard limit allows */
+void sys_go_to_root(void);		/* of the file system: no mount is kept busy */
+int sys_getppid(void);
+int sys_lives(int pid);			/* of a child that is not reaped: does it run? */
+void sys_exit(int status) __attribute__((noreturn));
+
+/* A child with the same descriptor table, but memory of its own, where fn runs; nobody is
+ * told when it ends. Its pid, -errno. */
+int sys_fork_with_files(void (*fn)(void *arg), void *arg);
+
 /* Block every signal, those that glibc keeps for itself included; undo. */
 void sys_block_signals(uint64_t *ret_old);
 void sys_restore_signals(const uint64_t *old);

@@ -16,6 +16,7 @@ const char *cow_state_string(enum cow_state state)
 	case COW_STATE_NATIVE: return "native";
 	case COW_STATE_OWNED: return "owned";
 	case COW_STATE_FROZEN: return "frozen";
+	case COW_STATE_ARMED: return "armed";
 	}
 	return "?";
 }
@@ -47,6 +48,9 @@ const char *cow_reason_string(enum cow_reason reason)
 				      "a locked page, /proc/self/pagemap)"),
 		[COW_REASON_OWNER] = ("its owner makes system calls of its own (a sanitizer): "
 				      "adopted only when asked for"),
+		[COW_REASON_PAGER] = "the process that serves children was killed",
+		[COW_REASON_DEAR] = "filling children cost more than copying page tables would",
+		[COW_REASON_CHILDREN] = "more living children than can be served",
 	};
 
 	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";

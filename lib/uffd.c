@@ -27,12 +27,9 @@ static int create(void)
 	return uffd;
 }
 
-int uffd_open(void)
+static int open_with(uint64_t features)
 {
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM,
-	};
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	int uffd = create(), ret;
 
 	if (uffd < 0)
@@ -44,15 +41,73 @@ int uffd_open(void)
 	return ret;
 }
 
-int uffd_hold(int uffd, uintptr_t start, size_t len, int minor)
+int uffd_open(void)
 {
-	struct uffdio_register reg = {
-		.range = { start, len },
-		.mode = UFFDIO_REGISTER_MODE_MISSING |
-			(minor ? UFFDIO_REGISTER_MODE_MINOR : 0),
-	};
+	return open_with(UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM);
+}
+
+int uffd_open_in_place(void)
+{
+	return open_with(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP |
+			 UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
+			 UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+}
+
+int uffd_open_bell(void)
+{
+	return open_with(0);
+}
+
+int uffd_register(int uffd, uintptr_t start, size_t len, unsigned modes)
+{
+	struct uffdio_register reg = { .range = { start, len }, .mode = modes };
 
 	return sys_ioctl(uffd, UFFDIO_REGISTER, &reg);
+}
+
+int uffd_hold(int uffd, uintptr_t start, size_t len, int minor)
+{
+	return uffd_register(uffd, start, len, UFFDIO_REGISTER_MODE_MISSING |
+			     (minor ? (unsigned)UFFDIO_REGISTER_MODE_MINOR : 0));
+}
+
+int uffd_protect(int uffd, uintptr_t start, size_t len, int on)
+{
+	struct uffdio_writeprotect w = {
+		.range = { start, len }, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	return sys_ioctl(uffd, UFFDIO_WRITEPROTECT, &w);
+}
+
+int uffd_copy(int uffd, uintptr_t to, uintptr_t from, size_t len, size_t *ret_done)
+{
+	struct uffdio_copy c = { .dst = to, .src = from, .len = len };
+	int ret = sys_ioctl(uffd, UFFDIO_COPY, &c);
+
+	*ret_done = c.copy > 0 ? (size_t)c.copy : 0;
+	return ret;
+}
+
+int uffd_zero(int uffd, uintptr_t start, size_t len, size_t *ret_done)
+{
+	struct uffdio_zeropage z = { .range = { start, len } };
+	int ret = sys_ioctl(uffd, UFFDIO_ZEROPAGE, &z);
+
+	*ret_done = z.zeropage > 0 ? (size_t)z.zeropage : 0;
+	return ret;
+}
+
+int uffd_read(int uffd, struct uffd_msg *ret_msg)
+{
+	return sys_read(uffd, ret_msg, sizeof(*ret_msg)) == (long)sizeof(*ret_msg);
+}
+
+/* Of a range that no program has, the kernel asks after the memory first (fs/userfaultfd.c,
+ * userfaultfd_writeprotect). */
+int uffd_memory_lives(int uffd)
+{
+	return uffd_protect(uffd, sys_page_size(), sys_page_size(), 0) != -ESRCH;
 }
 
 void uffd_wake(int uffd, uintptr_t start, size_t len)

@@ -18,7 +18,34 @@ int uffd_open(void);
  * pages, and, if minor, those that the file behind the mapping has. */
 int uffd_hold(int uffd, uintptr_t start, size_t len, int minor);
 
-/* Undo that, and wake who waits. */
+/* The in-place engine's: forks, removals and moves are told too, and the new memory of a
+ * fork gets a descriptor of its own. Needs CAP_SYS_PTRACE for that. */
+int uffd_open_in_place(void);
+
+/* One that tells of faults alone. */
+int uffd_open_bell(void);
+
+/* UFFDIO_REGISTER_MODE_*. */
+int uffd_register(int uffd, uintptr_t start, size_t len, unsigned modes);
+
+/* Hold writers, or let them go. */
+int uffd_protect(int uffd, uintptr_t start, size_t len, int on);
+
+/* Fill missing pages of the descriptor's memory from this one, or with zeros; who waits
+ * goes on. -EEXIST: the first is there; -EAGAIN: so many were filled, or a fork, removal or
+ * move of that memory is to be read first; -ENOENT: not one mapping that is registered;
+ * -ESRCH: nobody has that memory any more. */
+int uffd_copy(int uffd, uintptr_t to, uintptr_t from, size_t len, size_t *ret_done);
+int uffd_zero(int uffd, uintptr_t start, size_t len, size_t *ret_done);
+
+/* 1, or 0 when there is nothing to read. */
+struct uffd_msg;
+int uffd_read(int uffd, struct uffd_msg *ret_msg);
+
+/* Does anybody have the descriptor's memory still? */
+int uffd_memory_lives(int uffd);
+
+/* Undo a registration, and wake who waits. */
 void uffd_let_go(int uffd, uintptr_t start, size_t len);
 
 /* Wake who waits there: what they touched is mapped now. */

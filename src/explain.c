@@ -48,6 +48,8 @@ static const struct line lines[] = {
 	  "is adopted; root has it, others "
 	  "by a right to open /dev/userfaultfd (Linux 6.1) or by "
 	  "vm.unprivileged_userfaultfd=1" },
+	{ FIELD(in_place), "userfaultfd(2) that tells of forks (CAP_SYS_PTRACE)", 0,
+	  "COWFORK_ENGINE=in-place makes native forks" },
 };
 
 int explain_machine(void)

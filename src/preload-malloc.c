@@ -22,10 +22,12 @@
 #include "compat.h"
 #include "cowfork.h"
 #include "gate.h"
+#include "in-place.h"
 #include "preload.h"
 #include "process.h"
 #include "sys.h"
 
+#define FORK_MS 100		/* that a fork may take, while a block waits to be freed */
 #define IS_MMAPPED ((size_t)2)	/* in the word before a block (malloc/malloc.c) */
 
 typedef void free_fn(void *p);
@@ -88,6 +90,21 @@ static void prepare_to_grow(void *p, size_t size)
 	process_unlock();
 }
 
+/* Children of the in-place engine that have not touched what is to be unmapped or moved get
+ * it before. A fork that is under way may wait for a lock that is held here: for a
+ * moment it is let go first. */
+static void let_children_have(uintptr_t start, size_t len)
+{
+	if (!in_place_at(start, len))
+		return;
+	for (int i = 0; i < FORK_MS && process_forking(); i++)
+		sys_poll(NULL, 0, 1);
+	if (!process_lock_unless_forking())
+		return;
+	in_place_leave(start, len);
+	process_unlock();
+}
+
 /* The heap shrinks by itself inside of free(), in programs with one thread. */
 IN_CHILD static void look_at_heap(void)
 {
@@ -110,6 +127,8 @@ INTERPOSED IN_CHILD void free(void *p)
 		preload_bind_malloc();
 	if (!atomic_load(&real_free))	/* dlsym(3) itself frees: it is little */
 		return;
+	if (is)
+		let_children_have(start, len);
 	if (gate)
 		gate_enter(&signals);
 	atomic_load(&real_free)(p);
@@ -130,8 +149,10 @@ INTERPOSED void *realloc(void *p, size_t size)
 		preload_bind_malloc();
 	if (!atomic_load(&real_realloc))
 		return NULL;
-	if (is)
+	if (is) {
+		let_children_have((uintptr_t)p & ~(uintptr_t)15, size_of(p) & ~(size_t)7);
 		prepare_to_grow(p, size);
+	}
 	if (gate)
 		gate_enter(&signals);
 	ret = atomic_load(&real_realloc)(p, size);
@@ -140,11 +161,19 @@ INTERPOSED void *realloc(void *p, size_t size)
 	return ret;
 }
 
+/* Before the heap shrinks. */
+static void heap_ends(uintptr_t end)
+{
+	if (end < (uintptr_t)__curbrk)
+		let_children_have(end, (uintptr_t)__curbrk - end);
+}
+
 INTERPOSED int malloc_trim(size_t pad)
 {
 	uint64_t signals;
 	int ret;
 
+	heap_ends((uintptr_t)__curbrk - (process.malloc_tamed ? mallinfo2().keepcost : 0));
 	gate_enter(&signals);
 	ret = preload_real()->trim(pad);
 	gate_leave(&signals);
@@ -164,6 +193,7 @@ INTERPOSED int brk(void *end)
 	uint64_t signals;
 	int ret;
 
+	heap_ends((uintptr_t)end);
 	gate_enter(&signals);
 	ret = preload_real()->brk(end);
 	gate_leave(&signals);
@@ -176,6 +206,8 @@ INTERPOSED void *sbrk(intptr_t increment)
 	uint64_t signals;
 	void *ret;
 
+	if (increment < 0)
+		heap_ends((uintptr_t)__curbrk + (uintptr_t)increment);
 	gate_enter(&signals);
 	ret = preload_real()->sbrk(increment);
 	gate_leave(&signals);

@@ -121,7 +121,8 @@ static void report_text(const struct cow_stats *s)
 	X(bytes_native) X(bytes_deferred) X(bytes_reserved) X(extents) X(tables) \
 	X(tables_huge) X(collapse_ns_total) X(generation) X(generation_forks) \
 	X(thaw_tables) X(thaw_hold_ns_max) X(bytes_adopted) X(adoptions) \
-	X(adopt_ns_total) X(adopt_hold_ns_max)
+	X(adopt_ns_total) X(adopt_hold_ns_max) X(forks_in_place) X(bytes_armed) \
+	X(pager_faults) X(pager_bytes) X(pager_ns) X(pager_killed)
 
 static const char *reason(uint64_t why)
 {
@@ -200,8 +201,8 @@ static void report(const char *where)
 /* A child that ends looks no further than at its number. */
 __attribute__((destructor)) IN_CHILD static void end(void)
 {
-	const char *where = secure_getenv("COWFORK_STATS");
+	const char *where = sys_getpid() == program ? secure_getenv("COWFORK_STATS") : NULL;
 
-	if (where && *where && strcmp(where, "0") && getpid() == program)
+	if (where && *where && strcmp(where, "0"))
 		report(where);
 }

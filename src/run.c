@@ -34,7 +34,7 @@ static const struct argp_option options[] = {
 	  "Say what this machine and user have and what follows; run nothing", 0 },
 	{ "min-size", OPT_MIN_SIZE, "SIZE", 0,
 	  "Smallest mapping to take, in bytes or with K, M, G (default 32M)", 0 },
-	{ "engine", OPT_ENGINE, "ENGINE", 0, "auto (default), store or off", 0 },
+	{ "engine", OPT_ENGINE, "ENGINE", 0, "auto (default), store, in-place or off", 0 },
 	{ "huge", OPT_HUGE, "MODE", 0,
 	  "Huge pages: auto (default), always or never", 0 },
 	{ "thaw", OPT_THAW, "MODE", 0,

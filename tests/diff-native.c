@@ -12,13 +12,15 @@
 
 #include "diff-state.h"
 #include "gate.h"
+#include "in-place.h"
 
 static unsigned char bss[PAGES_MAX * PAGE] __attribute__((aligned(PAGE)));
 
 /* --- behind the library's back ------------------------------------------ */
 
-/* No table may be replaced while the mover has it lifted. Who makes such calls sees to
- * that, as the preload runtime does for malloc's (src/preload-malloc.c). */
+/* No table may be replaced while the mover has it lifted, and the in-place engine's children
+ * that lack what is unmapped are killed. Who makes such calls sees to that, as the preload
+ * runtime does for malloc's (src/preload-malloc.c). */
 static long unseen(long number, long a, long b, long c, long d, long e)
 {
 	uint64_t signals;
@@ -35,17 +37,24 @@ static long unseen(long number, long a, long b, long c, long d, long e)
 
 void *raw_mmap(void *at, size_t len, int prot, int flags, int fd)
 {
+	if (flags & MAP_FIXED)
+		in_place_leave((uintptr_t)at, len);
 	return (void *)unseen(SYS_mmap, (long)at, (long)len, prot, flags | MAP_PRIVATE, fd);
 }
 
 void *raw_mremap(void *at, size_t len, size_t new_len, int flags, void *to)
 {
+	if (new_len < len)
+		in_place_leave((uintptr_t)at + new_len, len - new_len);
+	if (flags & MREMAP_FIXED)
+		in_place_leave((uintptr_t)to, new_len);
 	return (void *)unseen(SYS_mremap, (long)at, (long)len, (long)new_len, flags,
 			      (long)to);
 }
 
 int raw_munmap(void *at, size_t len)
 {
+	in_place_leave((uintptr_t)at, len);
 	return (int)unseen(SYS_munmap, (long)at, (long)len, 0, 0, 0);
 }
 

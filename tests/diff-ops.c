@@ -186,6 +186,7 @@ static void count_forks(struct world *w)
 	atomic_fetch_add(&w->out->refreshed, stats.forks_refresh);
 	atomic_fetch_add(&w->out->thawed, stats.thaw_tables);
 	atomic_fetch_add(&w->out->adopted, stats.adoptions);
+	atomic_fetch_add(&w->out->in_place, stats.forks_in_place);
 }
 
 void process_run(struct world *w)

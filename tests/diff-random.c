@@ -14,6 +14,7 @@
  *	--cases DIR		run all written programs (*.txt) there first
  *	--keep FILE		write the cut-down program there
  *	--print			print the program of --seed, run nothing
+ *	--engine in-place	instead of the store
  *	--strict		also what is known to differ (diff-known.c)
  *	--no-shrink, --verbose	every operation's result
  * Ends with 0: all the same, 1: a difference, 2: it could not run.
@@ -27,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cowfork.h"
 #include "diff-shrink.h"
 
 #define RUN_SECONDS 20		/* for one engine: the machine may be busy */
@@ -178,8 +180,8 @@ static int try_seeds(void)
 	printf("seeds run: %llu from %llu in %ld s, %llu differ; next: --from %llu\n",
 	       seed - want.from, want.from, (long)(time(NULL) - started), bad, seed);
 	printf("forks with the store: %llu, with a refresh: %llu; tables thawed beside "
-	       "threads: %llu; adoptions: %llu\n", run_forks, run_refreshed, run_thawed,
-	       run_adopted);
+	       "threads: %llu; adoptions: %llu; forks in place: %llu\n", run_forks,
+	       run_refreshed, run_thawed, run_adopted, run_in_place);
 	return bad != 0;
 }
 
@@ -232,6 +234,8 @@ static int parse_option(const char *name, const char *value)
 		want.cases = value;
 	else if (!strcmp(name, "--keep"))
 		want.keep = value;
+	else if (!strcmp(name, "--engine") && !strcmp(value, "in-place"))
+		run_engine = COW_ENGINE_IN_PLACE;
 	else
 		return -1;
 	return 0;

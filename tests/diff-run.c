@@ -21,7 +21,8 @@
 #define TIMED_OUT (-2)
 
 volatile sig_atomic_t run_stopped;
-unsigned long long run_forks, run_refreshed, run_thawed, run_adopted;
+enum cow_engine run_engine = COW_ENGINE_STORE;
+unsigned long long run_forks, run_refreshed, run_thawed, run_adopted, run_in_place;
 
 static struct transcript *out;	/* two: plain memory, store */
 static int status_of[2], time_limit;
@@ -171,11 +172,12 @@ enum verdict run_program(const struct program *p, int seconds)
 	time_limit = seconds;
 	status_of[0] = run_once(p, 0, COW_ENGINE_OFF);
 	if (!run_stopped)
-		status_of[1] = run_once(p, 1, COW_ENGINE_STORE);
+		status_of[1] = run_once(p, 1, run_engine);
 	run_forks += out[1].forks;
 	run_refreshed += out[1].refreshed;
 	run_thawed += out[1].thawed;
 	run_adopted += out[1].adopted;
+	run_in_place += out[1].in_place;
 	if (run_stopped)
 		return VERDICT_STOPPED;
 	if (is_broken(p, &out[0], status_of[0]))

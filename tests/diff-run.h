@@ -8,6 +8,7 @@
 
 #include <signal.h>
 
+#include "cowfork.h"
 #include "diff-state.h"
 
 /* What a difference is. */
@@ -30,8 +31,11 @@ enum verdict run_program(const struct program *p, int seconds);
 /* The first difference of the last run; all lines if asked. */
 void run_report(FILE *to, const struct program *p, int verbose);
 
-/* What all runs in the store came to. */
-extern unsigned long long run_forks, run_refreshed, run_thawed, run_adopted;
+/* What is compared with plain memory. */
+extern enum cow_engine run_engine;
+
+/* What all runs of it came to. */
+extern unsigned long long run_forks, run_refreshed, run_thawed, run_adopted, run_in_place;
 
 /* In a process of a program: it must not outlive the time by much. */
 void run_in_time(void);

@@ -58,7 +58,7 @@ struct record {
 struct transcript {
 	struct record op[OPS_MAX];
 	struct record end[PROCS_MAX];
-	atomic_ullong forks, refreshed, thawed, adopted;	/* not compared */
+	atomic_ullong forks, refreshed, thawed, adopted, in_place;	/* not compared */
 };
 
 #define SKIPPED (-1)		/* made no sense here */

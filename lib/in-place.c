@@ -1,0 +1,267 @@
+/*
+ * The program's side of the in-place engine: what is armed and when. When it is: by the
+ * policy of adoption (adopt-when.c), for arming costs about what one native fork costs. When
+ * it is no more: where serving has cost more than page tables would have.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <malloc.h>
+#include <sys/mman.h>
+
+#include "adopt-when.h"
+#include "candidate.h"
+#include "compat.h"
+#include "in-place.h"
+#include "log.h"
+#include "memory.h"
+#include "options.h"
+#include "pager.h"
+#include "process.h"
+#include "sys.h"
+
+#define SAVED_NS_PER_KIB 18u	/* a fork and the child's end: 18 ms a GiB */
+#define PATIENCE_NS 20000000u	/* above which losses count */
+
+static const uintptr_t ALL = UINTPTR_MAX & ~(uintptr_t)4095;
+
+int in_place_wanted(void)
+{
+	return options.engine == COW_ENGINE_IN_PLACE;
+}
+
+uint64_t in_place_bytes(void)
+{
+	uint64_t bytes = 0;
+
+	if (process.life->pager.it)
+		for (unsigned i = 0; i < pager_areas.count; i++)
+			bytes += pager_areas.at[i].end - pager_areas.at[i].start;
+	return bytes;
+}
+
+void in_place_tame(void)
+{
+	if (!in_place_wanted() || !process.malloc_tamed || atomic_load(&process.trim_tamed))
+		return;
+	mallopt(M_TRIM_THRESHOLD, -1);
+	atomic_store(&process.trim_tamed, 1);
+}
+
+/* --- arm and release ---------------------------------------------------- */
+
+static enum cow_reason reason_of(int error)
+{
+	switch (error) {
+	case -EPIPE: return COW_REASON_PAGER;
+	case -ENOMEM: return COW_REASON_MAPS;
+	case -EBUSY: return COW_REASON_KIND;
+	default: return COW_REASON_CALL;
+	}
+}
+
+static int why_not(const struct adopt_what *what, struct candidates *ret_found)
+{
+	if (memory_may_be_pinned())
+		return COW_REASON_PINNED;
+	if (process.lock_future)
+		return COW_REASON_LOCKED;
+	if (candidates_find(ret_found, what->from, what->to, what->min) < 0)
+		return COW_REASON_CALL;
+	return COW_REASON_NONE;
+}
+
+/* The library's variables lie in two places, where it is part of a program. */
+static char in_bss;
+
+static int holds(const struct candidate *c, const void *what)
+{
+	return (uintptr_t)what >= c->start && (uintptr_t)what < c->end;
+}
+
+/* What the kernel writes to at a thread's end does not wait (fs/userfaultfd.c, PF_EXITING);
+ * and the pager must not write to what it protects. */
+static int is_fit(const struct candidate *c)
+{
+	return !holds(c, &process) && !holds(c, &in_bss) &&
+	       !holds(c, __builtin_frame_address(0)) && !adopt_may_be_stack(c->start) &&
+	       adopt_has_control_block(c->start, c->end) == 0;
+}
+
+/* Of what is mostly holes, children would get pages for them. */
+static int is_worth_it(const struct adopt_what *what, const struct candidate *c)
+{
+	return !c->s && (!what->min || c->bytes >= (c->end - c->start) / 2);
+}
+
+/* Those that are fit, kept from the keeper: it is a child. */
+static void choose(const struct adopt_what *what, struct candidates *found)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < found->count; i++) {
+		struct candidate c = found->at[i];
+
+		if (is_worth_it(what, &c) && is_fit(&c) &&
+		    sys_madvise(c.start, c.end - c.start, MADV_DONTFORK) == 0)
+			found->at[n++] = c;
+	}
+	found->count = n;
+}
+
+static int arm_chosen(const struct candidates *found, uint64_t *ret_bytes)
+{
+	int why = found->count ? pager_start() : COW_REASON_NONE, started = !why;
+
+	for (unsigned i = 0; i < found->count; i++) {
+		const struct candidate *c = &found->at[i];
+		int ret = started ? pager_ask(PAGER_ARM, c->start, c->end) : 0;
+
+		if (started && ret == 0) {
+			*ret_bytes += c->end - c->start;
+			continue;
+		}
+		if (started)
+			why = (int)reason_of(ret);
+		started &= ret != -EPIPE;
+		sys_madvise(c->start, c->end - c->start, MADV_DOFORK);
+	}
+	return why;
+}
+
+int in_place_arm(const struct adopt_what *what)
+{
+	struct candidates found;
+	uint64_t start = sys_now_ns(), bytes = 0;
+	int why = why_not(what, &found);
+
+	if (!why) {
+		choose(what, &found);
+		why = arm_chosen(&found, &bytes);
+	}
+	if (bytes)
+		log_line(COW_LOG_INFO, "armed %llu MiB in place in %llu us",
+			 (unsigned long long)bytes >> 20,
+			 (unsigned long long)(sys_now_ns() - start) / 1000);
+	if (why)
+		process_native((enum cow_reason)why);
+	process.life->stats.adopt_reason = (uint64_t)why;
+	adopt_when_done(why, bytes);
+	return why;
+}
+
+int in_place_release(uintptr_t start, uintptr_t end)
+{
+	return process.life->pager.it ? pager_ask(PAGER_LEAVE, start, end) : 0;
+}
+
+/* --- the fork ----------------------------------------------------------- */
+
+/* Has serving cost more than forks have saved? */
+static int is_dear(void)
+{
+	struct in_place_meter *m = &process.life->in_place;
+	uint64_t ns = atomic_load(&process.life->pager.news->ns) - m->ns;
+	uint64_t saved = m->forks * (in_place_bytes() >> 10) * SAVED_NS_PER_KIB;
+
+	return ns > PATIENCE_NS && ns > saved + PATIENCE_NS;
+}
+
+static void give_up(enum cow_reason why)
+{
+	uint64_t bytes = in_place_bytes();
+
+	log_line(COW_LOG_INFO, "in place: %s", cow_reason_string(why));
+	(void)pager_ask(PAGER_LEAVE, 0, ALL);
+	process_native(why);
+	process.life->stats.adopt_reason = (uint64_t)why;
+	adopt_when_given_back(bytes * 4);
+}
+
+static void count_from_here(void)
+{
+	process.life->in_place = (struct in_place_meter){
+		.ns = atomic_load(&process.life->pager.news->ns),
+	};
+}
+
+int in_place_open(void)
+{
+	int ret;
+
+	if (!process.life->pager.it || !pager_areas.count)
+		return 0;
+	if (is_dear()) {
+		give_up(COW_REASON_DEAR);
+		count_from_here();
+		return 0;
+	}
+	ret = pager_ask(PAGER_OPEN, 0, 0);
+	if (ret < 0 && ret != -EPIPE)
+		give_up(ret == -EMFILE ? COW_REASON_CHILDREN : reason_of(ret));
+	process.life->in_place.forks += ret == 0;
+	return ret == 0;
+}
+
+void in_place_close(void)
+{
+	if (pager_is_open())
+		(void)pager_ask(PAGER_CLOSE, 0, 0);
+}
+
+IN_CHILD void in_place_child(void)
+{
+	pager_in_child();
+}
+
+/* --- calls on armed memory ---------------------------------------------- */
+
+int in_place_at(uintptr_t start, size_t len)
+{
+	uintptr_t end = start + len < start ? UINTPTR_MAX : start + len;
+
+	if (!pager_areas.count || !process.life->pager.it)
+		return 0;
+	for (unsigned i = 0; i < pager_areas.count; i++)
+		if (start < pager_areas.at[i].end && end > pager_areas.at[i].start)
+			return 1;
+	return 0;
+}
+
+static uintptr_t whole(uintptr_t *start, size_t len)
+{
+	uintptr_t page = sys_page_size(), end = (*start + len + page - 1) & ~(page - 1);
+
+	*start &= ~(page - 1);
+	return end > *start ? end : ALL;
+}
+
+void in_place_leave(uintptr_t start, size_t len)
+{
+	uintptr_t end;
+
+	if (!in_place_at(start, len))
+		return;
+	end = whole(&start, len);
+	process_lock();
+	(void)in_place_release(start, end);
+	process_unlock();
+}
+
+int in_place_empty(uintptr_t start, size_t len)
+{
+	uintptr_t end;
+
+	if (!in_place_at(start, len))
+		return 0;
+	end = whole(&start, len);
+	process_lock();
+	(void)pager_ask(PAGER_GIVE, start, end);
+	return 1;
+}
+
+void in_place_emptied(void)
+{
+	(void)pager_ask(PAGER_GIVEN, 0, 0);
+	process_unlock();
+}

@@ -1,0 +1,49 @@
+/*
+ * The in-place engine: memory stays anonymous where it lies. It is write-protected, a child
+ * begins with empty memory, and the pager (pager.h) copies what either side needs.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_IN_PLACE_H
+#define COWFORK_IN_PLACE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "adopt.h"
+
+/* All under the process lock, but where it says otherwise. */
+
+/* Is it the engine for memory that comes from now on? */
+int in_place_wanted(void);
+
+/* Before the first of them, without the lock, for it takes malloc's: the heap does not shrink
+ * by itself from now on, which nobody would see. */
+void in_place_tame(void);
+
+/* Arm all candidates of a range; 0, or the enum cow_reason that keeps some of it plain. */
+int in_place_arm(const struct adopt_what *what);
+
+/* Make what is armed of a range plain memory again. */
+int in_place_release(uintptr_t start, uintptr_t end);
+
+/* Before and after a fork. 1: it is one of armed memory. */
+int in_place_open(void);
+void in_place_close(void);
+void in_place_child(void);	/* no lock */
+
+/* Is a byte of it armed? Without the lock. */
+int in_place_at(uintptr_t start, size_t len);
+
+/* [start, start + len) is about to be unmapped, replaced, moved or given other attributes:
+ * children get what they lack, and it is plain memory. Takes the lock. */
+void in_place_leave(uintptr_t start, size_t len);
+
+/* ... is about to be emptied; it stays armed. Takes the lock, and keeps it until
+ * in_place_emptied(). 0: nothing is armed there. */
+int in_place_empty(uintptr_t start, size_t len);
+void in_place_emptied(void);
+
+uint64_t in_place_bytes(void);
+
+#endif

@@ -1,0 +1,535 @@
+/*
+ * The program's memory, as the pager arms it: registered with a userfaultfd, write-protected,
+ * and marked so that a child finds it empty (MADV_WIPEONFORK). Outside of the window of a
+ * fork it is not in a child at all (MADV_DONTFORK): one that is made by a call which the
+ * library does not see crashes there rather than reads zeros.
+ *
+ *   arm      register for write-protect, WIPEONFORK, DONTFORK, no holes, protect
+ *   open     protect again what was written since; register for missing pages too, which a
+ *            child inherits; DOFORK
+ *            (the kernel's fork: the child's memory has a userfaultfd of its own before it
+ *            runs, UFFD_EVENT_FORK, and the fork waits until that is read)
+ *   close    DONTFORK
+ *
+ * Who writes while the window is open waits: no child of it is known yet that had to be given
+ * what is changed. But the fork may wait for that writer (for its lock of malloc's), and the
+ * forking thread itself takes locks that may lie in armed memory. What these write becomes
+ * plain memory, page by page, which the kernel's fork copies.
+ *
+ * A registration for missing pages stays (the kernel adds modes, and takes none away), so
+ * the pager must never read a hole of the program's itself: it would wait for itself. Holes
+ * get the zero page when memory is armed, and what was emptied later is remembered as
+ * vacated, and read in a way that does not wait (pager-kids.c).
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "compat.h"
+#include "pager-run.h"
+#include "sys.h"
+#include "uffd.h"
+
+#define STEP ((size_t)32 << 20)	/* to protect at once: 0.3 ms, in which writers wait */
+#define LOOK_MS 100		/* whether the program lives still */
+#define PATIENCE_MS 2		/* of a writer, while the program should be forking */
+
+enum {
+	WP = UFFDIO_REGISTER_MODE_WP,
+	WP_MISSING = UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING,
+};
+
+/* --- the list ----------------------------------------------------------- */
+
+/* Also to those who have it when the pager is lost. */
+static void publish(struct pager *p)
+{
+	p->shared->areas = pager_areas;
+}
+
+static int list_add(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	struct pager_areas *a = &pager_areas;
+	unsigned i = a->count;
+
+	if (a->count == PAGER_AREAS)
+		return -ENOSPC;
+	while (i && a->at[i - 1].start > start)
+		i--;
+	memmove(&a->at[i + 1], &a->at[i], (a->count - i) * sizeof(a->at[0]));
+	a->at[i] = (struct pager_area){ start, end };
+	a->count++;
+	publish(p);
+	return 0;
+}
+
+/* Cut [start, end) out. -ENOSPC: a hole in the midst needs one more. */
+static int list_cut(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	struct pager_areas *a = &pager_areas;
+
+	for (unsigned i = 0; i < a->count; i++) {
+		struct pager_area was = a->at[i];
+
+		if (start >= was.end || end <= was.start)
+			continue;
+		if (start > was.start && end < was.end) {
+			if (a->count == PAGER_AREAS)
+				return -ENOSPC;
+			a->at[i].end = start;
+			return list_add(p, end, was.end);
+		}
+		if (start > was.start)
+			a->at[i].end = start;
+		else if (end < was.end)
+			a->at[i].start = end;
+		else
+			memmove(&a->at[i], &a->at[i + 1],
+				(--a->count - i) * sizeof(a->at[0])), i--;
+	}
+	publish(p);
+	return 0;
+}
+
+uintptr_t area_part(uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = 0; i < pager_areas.count; i++) {
+		const struct pager_area *a = &pager_areas.at[i];
+
+		if (start >= a->start && start < a->end)
+			return end < a->end ? end : a->end;
+	}
+	return 0;
+}
+
+#define each_area(a)								\
+	for (const struct pager_area *a = pager_areas.at;			\
+	     a < pager_areas.at + pager_areas.count; a++)
+
+/* --- what was written --------------------------------------------------- */
+
+void area_dirty(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = p->dirty_count; i-- && i + 8 >= p->dirty_count;) {
+		struct pager_area *d = &p->dirty[i];
+
+		if (start <= d->end && end >= d->start) {
+			d->start = start < d->start ? start : d->start;
+			d->end = end > d->end ? end : d->end;
+			return;
+		}
+	}
+	if (p->dirty_count == DIRTY) {	/* all, then */
+		p->dirty_count = 0;
+		each_area(a)
+			p->dirty[p->dirty_count++] = *a;
+		return;
+	}
+	p->dirty[p->dirty_count++] = (struct pager_area){ start, end };
+}
+
+/* Events of the program's own come first. */
+static int protect(struct pager *p, uintptr_t start, uintptr_t end, int on)
+{
+	int ret;
+
+	do {
+		ret = uffd_protect(p->uffd, start, end - start, on);
+		if (ret == -EAGAIN)
+			(void)parent_event(p);
+	} while (ret == -EAGAIN);
+	return ret;
+}
+
+/* -ENOENT: something else lies there by now, which the event tells later. */
+static int protect_parts(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	int result = 0;
+
+	while (start < end) {
+		uintptr_t part = area_part(start, end);
+		int ret = part ? protect(p, start, part, 1) : 0;
+
+		result = ret < 0 ? ret : result;
+		start = part ? part : start + sys_page_size();
+		for (; !part && start < end && !area_part(start, end);)
+			start += sys_page_size();
+	}
+	return result;
+}
+
+int area_rearm(struct pager *p)
+{
+	while (p->dirty_count) {
+		struct pager_area d = p->dirty[--p->dirty_count];
+		int ret = protect_parts(p, d.start, d.end);
+
+		if (ret < 0 && ret != -ENOENT) {
+			area_dirty(p, d.start, d.end);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+/* --- holes -------------------------------------------------------------- */
+
+void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = 0; i < p->vacated_count; i++) {
+		struct pager_area *v = &p->vacated[i];
+
+		if (start <= v->end && end >= v->start) {
+			v->start = start < v->start ? start : v->start;
+			v->end = end > v->end ? end : v->end;
+			return;
+		}
+	}
+	if (p->vacated_count == VACATED) {
+		p->vacated_count = 0;
+		start = 0;
+		end = UINTPTR_MAX;
+	}
+	p->vacated[p->vacated_count++] = (struct pager_area){ start, end };
+}
+
+/* How much from start on may hold no hole; 0: the first page may be one. */
+uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = 0; i < p->vacated_count; i++) {
+		const struct pager_area *v = &p->vacated[i];
+
+		if (start >= v->start && start < v->end)
+			return 0;
+		if (v->start > start && v->start < end)
+			end = v->start;
+	}
+	return end;
+}
+
+/* The zero page costs no memory but an entry, of a table that is there. */
+static int fill_holes(uintptr_t start, uintptr_t end)
+{
+	unsigned char there[TABLE_SIZE / 4096];
+	size_t page = sys_page_size();
+
+	for (uintptr_t at = start, next; at < end; at = next) {
+		uintptr_t hole = 0;
+		int ret;
+
+		next = end - at < sizeof(there) * page ? end : at + sizeof(there) * page;
+		ret = sys_mincore(at, next - at, there);
+		for (uintptr_t a = at; ret == 0 && a <= next; a += page) {
+			if (a < next && !(there[(a - at) / page] & 1)) {
+				hole = hole ? hole : a;
+			} else if (hole) {
+				ret = sys_madvise(hole, a - hole, MADV_POPULATE_READ);
+				hole = 0;
+			}
+		}
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/* --- arm and leave ------------------------------------------------------ */
+
+/* In this order: a fork can come at any moment, and copies what is not wiped. */
+static void make_plain(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	sys_madvise(start, end - start, MADV_KEEPONFORK);
+	sys_madvise(start, end - start, MADV_DOFORK);
+	uffd_let_go(p->uffd, start, end - start);
+}
+
+static int arm(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	int ret = uffd_register(p->uffd, start, end - start, WP);
+
+	if (ret == 0)
+		ret = sys_madvise(start, end - start, MADV_WIPEONFORK);
+	if (ret == 0)
+		ret = sys_madvise(start, end - start, MADV_DONTFORK);
+	if (ret == 0)
+		ret = fill_holes(start, end);
+	for (uintptr_t at = start; ret == 0 && at < end; at += STEP) {
+		ret = protect(p, at, end - at < STEP ? end : at + STEP, 1);
+		while (ret == 0 && parent_event(p))
+			;
+	}
+	return ret;
+}
+
+int area_arm(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	int ret = list_add(p, start, end);
+
+	if (ret < 0)
+		return ret;
+	ret = arm(p, start, end);
+	if (ret < 0) {
+		make_plain(p, start, end);
+		(void)list_cut(p, start, end);
+	}
+	return ret;
+}
+
+void area_leave(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	struct pager_area parts[PAGER_AREAS];
+	unsigned count = 0;
+
+	each_area(a)
+		if (start < a->end && end > a->start)
+			parts[count++] = (struct pager_area){
+				start > a->start ? start : a->start,
+				end < a->end ? end : a->end };
+	for (unsigned i = 0; i < count; i++) {
+		struct pager_area part = parts[i];
+
+		/* with no room for one more piece all of the area leaves */
+		if (list_cut(p, part.start, part.end) < 0)
+			each_area(a)
+				if (part.start >= a->start && part.start < a->end)
+					part = *a;
+		(void)list_cut(p, part.start, part.end);
+		kids_leave(p, part.start, part.end);
+		make_plain(p, part.start, part.end);
+	}
+}
+
+void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	if (list_cut(p, start, end) == 0)
+		return;
+	each_area(a)
+		if (start >= a->start && start < a->end) {
+			struct pager_area whole = *a;
+
+			kids_leave(p, whole.start, whole.end);
+			(void)list_cut(p, whole.start, whole.end);
+			make_plain(p, whole.start, start);
+			make_plain(p, end, whole.end);
+			return;
+		}
+}
+
+/* --- what comes from the program ---------------------------------------- */
+
+static void write_fault(struct pager *p, uintptr_t page)
+{
+	uintptr_t end;
+
+	track_range(p->tracks, &p->turn, page, &end);
+	end = area_part(page, end);
+	atomic_fetch_add(&p->news.faults, 1);
+	if (!end)	/* it left meanwhile */
+		return;
+	kids_give(p, page, end);
+	area_dirty(p, page, end);
+	if (protect(p, page, end, 0) < 0)	/* of several mappings, say */
+		(void)protect(p, page, page + sys_page_size(), 0);
+}
+
+/* What was emptied is touched again. */
+static void missing_fault(struct pager *p, uintptr_t page)
+{
+	size_t done;
+	uintptr_t end;
+
+	track_range(p->tracks, &p->turn, page, &end);
+	end = area_part(page, end);
+	atomic_fetch_add(&p->news.faults, 1);
+	if (end) {
+		kids_give(p, page, end);
+		area_dirty(p, page, end);
+	}
+	for (; page < end; page += done) {
+		int ret = uffd_zero(p->uffd, page, end - page, &done);
+
+		if (ret == -EEXIST && !done)
+			done = sys_page_size();
+		else if (ret < 0 && !done)
+			break;
+	}
+}
+
+/* Moved memory is plain memory. */
+static void remapped(struct pager *p, const struct uffd_msg *m)
+{
+	uintptr_t from = (uintptr_t)m->arg.remap.from, to = (uintptr_t)m->arg.remap.to;
+	size_t len = (size_t)m->arg.remap.len;
+
+	if (p->open)
+		kids_lose(p, from, from + len);
+	else
+		kids_moved(p, from, to, len);
+	area_gone(p, from, from + len);
+	make_plain(p, from, from + len);	/* it may have stayed: MREMAP_DONTUNMAP */
+	make_plain(p, to, to + len);
+}
+
+/* It is let go on as soon as this was read; what it removes is there until then. */
+static void removed(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	if (!p->announced)
+		kids_lose(p, start, end);
+	area_vacate(p, start, end);
+	area_dirty(p, start, end);
+}
+
+static void put_off(struct pager *p, const struct uffd_msg *m);
+
+static int handle(struct pager *p, const struct uffd_msg *m)
+{
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+	struct kid *k;
+
+	switch (m->event) {
+	case UFFD_EVENT_PAGEFAULT:
+		if (p->open) {
+			put_off(p, m);
+			break;
+		}
+		if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
+			write_fault(p, page);
+		else
+			missing_fault(p, page);
+		uffd_wake(p->uffd, page, sys_page_size());
+		break;
+	case UFFD_EVENT_FORK:
+		k = kid_new(p, (int)m->arg.fork.ufd, NULL);
+		if (!p->open && k)
+			k->suspect = 1;
+		if (!p->open && p->newest)
+			p->newest->suspect = 1;
+		p->newest = k;
+		return 1;
+	case UFFD_EVENT_REMOVE:
+		removed(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
+		break;
+	case UFFD_EVENT_UNMAP:
+		kids_lose(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
+		area_gone(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
+		break;
+	case UFFD_EVENT_REMAP:
+		remapped(p, m);
+		break;
+	default:
+		break;
+	}
+	return 0;
+}
+
+/* Is what can be read next no fault? A removal goes on when it has been read: whoever lacks
+ * something gets all of it before. */
+static int event_comes(const struct pager *p)
+{
+	struct pollfd poll = { p->uffd, POLLIN, 0 };
+	char text[64] = "";
+
+	if (sys_poll(&poll, 1, 0) <= 0)
+		return 0;
+	return sys_pread(p->fdinfo, text, sizeof(text) - 1, 0) <= 0 ||
+	       !strstr(text, "pending:\t") || strstr(text, "pending:\t0\n");
+}
+
+int parent_event(struct pager *p)
+{
+	struct uffd_msg m;
+
+	if (!p->open && !p->announced && kids_lack(p) && event_comes(p))
+		kids_complete(p);
+	if (!uffd_read(p->uffd, &m))
+		return 0;
+	(void)handle(p, &m);
+	return 1;
+}
+
+/* --- the window --------------------------------------------------------- */
+
+static int open_window(struct pager *p)
+{
+	int ret = area_rearm(p);
+
+	each_area(a) {
+		if (ret == 0)
+			ret = uffd_register(p->uffd, a->start, a->end - a->start, WP_MISSING);
+		if (ret == 0)
+			ret = sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
+	}
+	return ret;
+}
+
+static void close_window(struct pager *p)
+{
+	each_area(a) {
+		sys_madvise(a->start, a->end - a->start, MADV_DONTFORK);
+		uffd_wake(p->uffd, a->start, a->end - a->start);
+	}
+}
+
+static void let_write(struct pager *p, uintptr_t page)
+{
+	area_leave(p, page, page + sys_page_size());
+	uffd_wake(p->uffd, page, sys_page_size());
+}
+
+/* In the window; it is woken when that closes. Too many wait: no matter, they are as if
+ * each had come later. */
+static void put_off(struct pager *p, const struct uffd_msg *m)
+{
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+
+	if ((int)m->arg.pagefault.feat.ptid == p->asker || sys_now_ns() > p->patience)
+		let_write(p, page);
+	else if (p->waiting_count < WAITING)
+		p->waiting[p->waiting_count++] = page;
+	else
+		let_write(p, page);
+}
+
+static void lose_patience(struct pager *p)
+{
+	while (p->waiting_count)
+		let_write(p, p->waiting[--p->waiting_count]);
+}
+
+/* The program forks, or rings once more, or is no more. */
+static void wait_for_fork(struct pager *p)
+{
+	struct pollfd fds[] = { { p->uffd, POLLIN, 0 }, { p->bell, POLLIN, 0 } };
+	struct uffd_msg m;
+	int forked = 0;
+
+	p->patience = sys_now_ns() + PATIENCE_MS * 1000000u;
+	p->waiting_count = 0;
+	while (!forked && !fds[1].revents) {
+		if (sys_poll(fds, 2, p->waiting_count ? PATIENCE_MS : LOOK_MS) == 0) {
+			if (sys_getppid() != p->parent)
+				return;
+			lose_patience(p);
+		}
+		if (uffd_read(p->uffd, &m))
+			forked = handle(p, &m);
+	}
+}
+
+void window(struct pager *p)
+{
+	int ret;
+
+	if (p->kids > KIDS / 2)
+		kids_sweep(p);
+	ret = p->kids > KIDS / 2 ? -EMFILE : open_window(p);
+	atomic_store(&p->open, ret == 0);
+	pager_answer(p, ret);
+	if (ret == 0)
+		wait_for_fork(p);
+	close_window(p);
+	atomic_store(&p->open, 0);
+}

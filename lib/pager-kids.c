@@ -1,0 +1,462 @@
+/*
+ * Children of the in-place engine, as the pager knows them: for each a userfaultfd, which
+ * the kernel made at the fork (UFFD_EVENT_FORK), and the ranges in which a missing page is
+ * one that the program had at the fork and nobody has touched since; anywhere else it is
+ * zeros. What is there already, the kernel knows (-EEXIST).
+ *
+ * A page that some child lacks is write-protected in the program's memory. So its content
+ * is still the one of every fork that lacks it, and there are no generations.
+ *
+ * A child's own fork is the kernel's: it copies what is there, and what is missing is
+ * missing in the grandchild, which is one more child.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "compat.h"
+#include "pager-run.h"
+#include "sys.h"
+#include "uffd.h"
+
+#define NO_MEMORY_MS 1
+
+/* --- ranges ------------------------------------------------------------- */
+
+static const struct kid_range nothing;
+
+/* r without what lies outside of [from, to). */
+static struct kid_range part_of(const struct kid_range *r, uintptr_t from, uintptr_t to)
+{
+	uintptr_t start = r->start > from ? r->start : from;
+	uintptr_t end = r->end < to ? r->end : to;
+
+	return start < end ? (struct kid_range){ start, end, r->source + (start - r->start) }
+			   : nothing;
+}
+
+/* The first part of [from, to) that is open. */
+static int open_part(const struct kid *k, uintptr_t from, uintptr_t to,
+		     struct kid_range *ret_part)
+{
+	*ret_part = nothing;
+	for (unsigned i = 0; i < k->count; i++) {
+		struct kid_range part = part_of(&k->open[i], from, to);
+
+		if (part.end && (!ret_part->end || part.start < ret_part->start))
+			*ret_part = part;
+	}
+	return ret_part->end != 0;
+}
+
+/* The same, with addresses as they were at the fork. */
+static int source_part(const struct kid *k, uintptr_t from, uintptr_t to,
+		       struct kid_range *ret_part)
+{
+	*ret_part = nothing;
+	for (unsigned i = 0; i < k->count; i++) {
+		const struct kid_range *r = &k->open[i];
+		struct kid_range there = { r->source, r->source + (r->end - r->start), r->start };
+		struct kid_range part = part_of(&there, from, to);
+
+		if (part.end && (!ret_part->end || part.start < ret_part->source))
+			*ret_part = (struct kid_range){ part.source,
+				part.source + (part.end - part.start), part.start };
+	}
+	return ret_part->end != 0;
+}
+
+static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, uintptr_t moved);
+
+/* Of a child with too many ranges none is left open. */
+static void close_range(struct pager *p, struct kid *k, uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = 0; i < k->count; i++) {
+		struct kid_range was = k->open[i];
+		struct kid_range left = part_of(&was, 0, start);
+		struct kid_range right = part_of(&was, end, UINTPTR_MAX);
+
+		if (start >= was.end || end <= was.start)
+			continue;
+		if (left.end && right.end && k->count == KID_RANGES) {
+			k->open[i] = left;
+			give(p, k, 0, UINTPTR_MAX, 0);
+			k->open[0] = right;
+			k->count = 1;
+			give(p, k, 0, UINTPTR_MAX, 0);
+			k->count = 0;
+			return;
+		}
+		k->open[i] = left.end ? left : right;
+		if (left.end && right.end)
+			k->open[k->count++] = right;
+		else if (!left.end && !right.end)
+			k->open[i--] = k->open[--k->count];
+	}
+}
+
+/* The child moved [from, from + len) to `to`. One with too many ranges cannot be served
+ * any more. */
+static void move_range(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, size_t len)
+{
+	unsigned n;
+
+	close_range(p, k, to, to + len);
+	n = k->count;
+	for (unsigned i = 0; i < n; i++) {
+		struct kid_range was = k->open[i];
+		struct kid_range parts[] = { part_of(&was, 0, from),
+			part_of(&was, from, from + len), part_of(&was, from + len, UINTPTR_MAX) };
+
+		if (!parts[1].end)
+			continue;
+		parts[1].start += to - from;
+		parts[1].end += to - from;
+		k->open[i] = parts[1];
+		for (int j = 0; j < 3; j += 2) {
+			if (parts[j].end && k->count < KID_RANGES)
+				k->open[k->count++] = parts[j];
+			else if (parts[j].end)
+				k->lost = 1;
+		}
+	}
+}
+
+/* --- copying ------------------------------------------------------------ */
+
+/* A page that the program may not read itself, or that may be a hole: reading it by that
+ * file does not wait for a userfaultfd (FAULT_FLAG_ALLOW_RETRY is not set, mm/memory.c,
+ * __access_remote_vm). What is mapped and cannot be read is a hole. */
+static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from)
+{
+	size_t page = sys_page_size(), done;
+	unsigned char there;
+
+	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page)
+		return uffd_copy(k->fd, to, (uintptr_t)p->bounce, page, &done);
+	if (sys_mincore(from, page, &there) < 0)
+		return -EFAULT;
+	return uffd_zero(k->fd, to, page, &done);
+}
+
+static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
+			 size_t *ret_done)
+{
+	uintptr_t solid = area_solid(p, from, from + len);
+	int ret = -EFAULT;
+
+	*ret_done = 0;
+	if (solid)
+		ret = uffd_copy(k->fd, to, from, solid - from, ret_done);
+	if (ret == 0)
+		*ret_done = solid - from;
+	if (ret == -EFAULT && !*ret_done) {
+		ret = copy_by_hand(p, k, to, from);
+		*ret_done = ret == 0 ? sys_page_size() : 0;
+	}
+	return ret;
+}
+
+/* Copy up to `len` bytes; how far it came, or -EAGAIN: the child's events come first;
+ * -ESRCH: it has ended. */
+static long copy_some(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len)
+{
+	size_t page = sys_page_size(), done;
+	int ret = copy_directly(p, k, to, from, len, &done);
+
+	atomic_fetch_add(&p->news.bytes, done);
+	if (done)
+		return (long)done;
+	switch (ret) {
+	case -EAGAIN:
+	case -ESRCH:
+		return ret;
+	case -ENOENT:	/* more than one mapping, or none */
+		return len > page ? copy_some(p, k, to, from, len / 2 & ~(page - 1))
+				  : (long)page;
+	case -ENOMEM:
+		sys_poll(NULL, 0, NO_MEMORY_MS);
+		return 0;
+	case -EFAULT:
+		k->lost = 1;
+		return (long)page;
+	default:	/* -EEXIST: it has this page */
+		return (long)page;
+	}
+}
+
+static void note(struct pager *p, struct kid *k);
+
+static long copy_part(struct pager *p, struct kid *k, const struct kid_range *part,
+		      uintptr_t moved)
+{
+	long ret = copy_some(p, k, part->start, part->source + moved, part->end - part->start);
+
+	if (ret == -ESRCH)
+		kid_close(p, k);
+	else if (ret < 0)
+		note(p, k);
+	return ret < 0 ? 0 : ret;
+}
+
+/* What it lacks of [from, to), as it was at the fork; that lies `moved` bytes on now. */
+static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, uintptr_t moved)
+{
+	struct kid_range part;
+
+	while (k->fd && from < to && source_part(k, from, to, &part))
+		from = part.source + (uintptr_t)copy_part(p, k, &part, moved);
+}
+
+/* The same by its own addresses. */
+static void fill(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to)
+{
+	struct kid_range part;
+
+	while (k->fd && from < to && open_part(k, from, to, &part))
+		from = part.start + (uintptr_t)copy_part(p, k, &part, 0);
+}
+
+/* --- who there is ------------------------------------------------------- */
+
+void kid_close(struct pager *p, struct kid *k)
+{
+	if (!k->fd)
+		return;
+	atomic_store(&p->shared->kid_fd[k - p->kid], 0);
+	sys_close(k->fd);
+	k->fd = 0;
+	p->kids--;
+	if (p->newest == k)
+		p->newest = NULL;
+	while (p->top && !p->kid[p->top - 1].fd)
+		p->top--;
+}
+
+static void open_as(struct kid *k, const struct kid *of)
+{
+	k->count = of ? of->count : pager_areas.count;
+	if (of)
+		memcpy(k->open, of->open, of->count * sizeof(of->open[0]));
+	for (unsigned i = 0; !of && i < k->count; i++)
+		k->open[i] = (struct kid_range){ pager_areas.at[i].start,
+			pager_areas.at[i].end, pager_areas.at[i].start };
+}
+
+/* The last place is for one that gets all that it lacks at once. */
+struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
+{
+	struct kid *k = p->kid;
+
+	while (k->fd && k < &p->kid[KIDS - 1])
+		k++;
+	if (k->fd)	/* ... and forks meanwhile: better it waits for ever than sees zeros */
+		return NULL;
+	memset(k, 0, offsetof(struct kid, open));
+	k->fd = fd;
+	k->lost = of ? of->lost || of->suspect : 0;
+	open_as(k, of);
+	atomic_store(&p->shared->kid_fd[k - p->kid], fd);
+	p->kids++;
+	p->born++;
+	if (p->top <= (unsigned)(k - p->kid))
+		p->top = (unsigned)(k - p->kid) + 1;
+	if (sys_epoll_add(p->epoll, fd, FIRST_KID + (uint64_t)(k - p->kid)) == 0 &&
+	    k < &p->kid[KIDS - 1])
+		return k;
+	give(p, k, 0, UINTPTR_MAX, 0);
+	kid_close(p, k);
+	return NULL;
+}
+
+/* --- what comes from them ----------------------------------------------- */
+
+void track_range(struct track *tracks, unsigned *turn, uintptr_t page, uintptr_t *ret_end)
+{
+	struct track *t = NULL;
+	uintptr_t edge = (page | (TABLE_SIZE - 1)) + 1;
+
+	for (unsigned i = 0; i < TRACKS && !t; i++)
+		if (tracks[i].next == page)
+			t = &tracks[i];
+	if (t) {
+		t->size = t->size * 4 < TABLE_SIZE ? t->size * 4 : TABLE_SIZE;
+	} else {
+		t = &tracks[(*turn)++ % TRACKS];
+		t->size = sys_page_size();
+	}
+	t->next = edge - page > t->size ? page + t->size : edge;
+	*ret_end = t->next;
+}
+
+/* Those who waited while others were served: they fault again. */
+static void kid_wake(struct kid *k)
+{
+	if (k->fd && k->wait_end)
+		uffd_wake(k->fd, k->wait_start, k->wait_end - k->wait_start);
+	k->wait_end = 0;
+}
+
+static void zero(struct kid *k, uintptr_t page)
+{
+	size_t done;
+	int ret;
+
+	do
+		ret = uffd_zero(k->fd, page, sys_page_size(), &done);
+	while (ret == -ENOMEM && sys_poll(NULL, 0, NO_MEMORY_MS) >= 0);
+}
+
+static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
+{
+	size_t size = sys_page_size();
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1), end;
+	struct kid_range part;
+
+	atomic_fetch_add(&p->news.faults, 1);
+	if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
+		(void)uffd_protect(k->fd, page, size, 0);
+	track_range(k->tracks, &k->turn, page, &end);
+	if (!open_part(k, page, page + size, &part)) {
+		zero(k, page);
+	} else if (!k->lost) {
+		fill(p, k, page, end);
+	}
+	if (k->fd && k->lost && open_part(k, page, page + size, &part)) {
+		atomic_fetch_add(&p->news.killed, 1);
+		sys_kill((int)m->arg.pagefault.feat.ptid);
+	}
+	if (k->fd)		/* whose page was there already */
+		uffd_wake(k->fd, page, size);
+}
+
+static void event(struct pager *p, struct kid *k, const struct uffd_msg *m)
+{
+	switch (m->event) {
+	case UFFD_EVENT_FORK:
+		(void)kid_new(p, (int)m->arg.fork.ufd, k);
+		break;
+	case UFFD_EVENT_REMAP:
+		move_range(p, k, (uintptr_t)m->arg.remap.from, (uintptr_t)m->arg.remap.to,
+			   (size_t)m->arg.remap.len);
+		break;
+	case UFFD_EVENT_REMOVE:
+	case UFFD_EVENT_UNMAP:
+		close_range(p, k, (uintptr_t)m->arg.remove.start,
+			    (uintptr_t)m->arg.remove.end);
+		break;
+	default:
+		break;
+	}
+}
+
+/* In the midst of serving: what the child did with its memory. Faults, which are told
+ * before that, wait. */
+static void note(struct pager *p, struct kid *k)
+{
+	struct uffd_msg m;
+
+	while (k->fd && uffd_read(k->fd, &m)) {
+		uintptr_t page = (uintptr_t)m.arg.pagefault.address;
+
+		if (m.event != UFFD_EVENT_PAGEFAULT) {
+			event(p, k, &m);
+			continue;
+		}
+		page &= ~(sys_page_size() - 1);
+		if (!k->wait_end || page < k->wait_start)
+			k->wait_start = page;
+		if (page >= k->wait_end)
+			k->wait_end = page + sys_page_size();
+	}
+}
+
+void kid_events(struct pager *p, struct kid *k)
+{
+	struct uffd_msg m;
+
+	while (k->fd && uffd_read(k->fd, &m)) {
+		if (m.event == UFFD_EVENT_PAGEFAULT)
+			fault(p, k, &m);
+		else
+			event(p, k, &m);
+		kid_wake(k);
+	}
+}
+
+/* --- all of them -------------------------------------------------------- */
+
+#define each_kid(p, k)								\
+	for (struct kid *k = (p)->kid; k < (p)->kid + (p)->top; k++)		\
+		if (k->fd)
+
+/* A child's child may have taken a place that was passed already. */
+static void give_all(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t moved)
+{
+	unsigned born;
+
+	do {
+		born = p->born;
+		each_kid(p, k) {
+			give(p, k, start, end, moved);
+			kid_wake(k);
+		}
+	} while (p->born != born);
+}
+
+void kids_give(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	give_all(p, start, end, 0);
+}
+
+/* It has that by now. */
+static void forget_source(struct pager *p, struct kid *k, uintptr_t start, uintptr_t end)
+{
+	struct kid_range part;
+
+	while (!k->lost && k->fd && source_part(k, start, end, &part))
+		close_range(p, k, part.start, part.end);
+}
+
+void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
+{
+	give_all(p, from, from + len, to - from);
+	each_kid(p, k)
+		forget_source(p, k, from, from + len);
+}
+
+void kids_leave(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	kids_give(p, start, end);
+	each_kid(p, k)
+		forget_source(p, k, start, end);
+}
+
+void kids_complete(struct pager *p)
+{
+	kids_leave(p, 0, UINTPTR_MAX);
+}
+
+void kids_lose(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	struct kid_range part;
+
+	each_kid(p, k)
+		k->lost |= source_part(k, start, end, &part);
+}
+
+int kids_lack(const struct pager *p)
+{
+	for (unsigned i = 0; i < p->top; i++)
+		if (p->kid[i].fd && p->kid[i].count)
+			return 1;
+	return 0;
+}
+
+void kids_sweep(struct pager *p)
+{
+	each_kid(p, k)
+		if (!uffd_memory_lives(k->fd))
+			kid_close(p, k);
+}

@@ -1,0 +1,154 @@
+/*
+ * The pager's own: what it knows, and how it serves. Nothing of this is for the program's
+ * threads, but the question (pager.c).
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_PAGER_RUN_H
+#define COWFORK_PAGER_RUN_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pager.h"
+#include "store.h"
+
+#define FIRST_KID 3u		/* of what an epoll tells: below are the program's faults, the
+				 * bell, and the program's end */
+#define KIDS 1024u		/* that may be incomplete at a time */
+#define KID_RANGES 512u
+#define DIRTY 256u
+#define VACATED 64u
+#define WAITING 64u
+#define TRACKS 4u
+
+/* Grows while somebody touches in order. */
+struct track {
+	uintptr_t next;		/* where a fault would follow the last */
+	size_t size;
+};
+
+/* A child's memory, or a grandchild's. */
+struct kid {
+	int fd;			/* its userfaultfd; 0: none */
+	int suspect;		/* it was made by a call that the library did not see: its
+				 * memory may still be wiped at a fork of its own */
+	int lost;		/* what it lacks cannot be had any more */
+	uintptr_t wait_start, wait_end;	/* of faults that were put off */
+	struct track tracks[TRACKS];
+	unsigned turn;
+	unsigned count;
+	struct kid_range {	/* missing pages here are the parent's, elsewhere zeros */
+		uintptr_t start, end;
+		uintptr_t source;	/* where start lay at the fork */
+	} open[KID_RANGES];
+};
+
+/* Shared with children and the keeper, which read it when the pager is lost. */
+struct pager_shared {
+	atomic_int lost;
+	atomic_int done;		/* it ended because nobody needs it */
+	struct pager_areas areas;
+	_Atomic(int) uffd, bell;
+	_Atomic(int) kid_fd[KIDS];	/* 0: none */
+};
+
+struct pager {
+	/* the question */
+	unsigned asked;
+	enum pager_op op;
+	uintptr_t start, end;
+	int asker;			/* thread id */
+	atomic_uint answered;
+	int answer;
+	uintptr_t bell_page;
+	atomic_int open;
+	/* its life */
+	atomic_uint state;		/* PAGER_BEGINS and so on; waited for */
+	int why;			/* -errno, when it could not begin */
+	int pid, self, parent;		/* pid: as the program knows it */
+	size_t bytes;			/* of its memory, from the bell on */
+	/* what it alone knows */
+	struct pager_shared *shared;
+	int uffd, bell, epoll, pidfd;
+	int mem, fdinfo;		/* /proc/self/mem, /proc/self/fdinfo/uffd */
+	struct pager_area dirty[DIRTY];
+	unsigned dirty_count;
+	struct pager_area vacated[VACATED];	/* emptied once, so that holes may be there */
+	unsigned vacated_count;
+	int announced;			/* PAGER_GIVE has prepared a removal */
+	unsigned kids, top, born;	/* how many, above the last, ever */
+	struct kid *newest;
+	uintptr_t waiting[WAITING];	/* pages of writers, in the window */
+	unsigned waiting_count;
+	uint64_t patience;		/* ... until then; CLOCK_MONOTONIC, ns */
+	struct track tracks[TRACKS];	/* of the program's writes */
+	unsigned turn;
+	struct pager_news news;
+	char bounce[65536];		/* a page, of any size */
+	struct kid kid[KIDS];
+};
+
+enum { PAGER_BEGINS, PAGER_RUNS, PAGER_FAILED };
+
+/* --- pager-kids.c: who lacks what --------------------------------------- */
+
+/* Of a child of the program (NULL), or a child's. NULL: no room, and it is to be killed
+ * when it needs something. */
+struct kid *kid_new(struct pager *p, int fd, const struct kid *of);
+void kid_close(struct pager *p, struct kid *k);
+
+/* What came from a child: serve it, or note what it did with its memory. Until there is
+ * nothing left to read. */
+void kid_events(struct pager *p, struct kid *k);
+
+/* Let every child have [start, end), which the program is about to change. */
+void kids_give(struct pager *p, uintptr_t start, uintptr_t end);
+
+/* ... and forget that it was ever there; or do so with all that they lack. */
+void kids_leave(struct pager *p, uintptr_t start, uintptr_t end);
+void kids_complete(struct pager *p);
+
+/* What of [start, end) a child lacks is gone. */
+void kids_lose(struct pager *p, uintptr_t start, uintptr_t end);
+
+/* It lies at `to` now, write-protected still. */
+void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
+
+int kids_lack(const struct pager *p);
+void kids_sweep(struct pager *p);	/* forget those that have ended */
+
+/* [*start, *end) around a fault at page: how much to serve. */
+void track_range(struct track *tracks, unsigned *turn, uintptr_t page, uintptr_t *ret_end);
+
+/* --- pager-arm.c: the program's memory ---------------------------------- */
+
+int area_arm(struct pager *p, uintptr_t start, uintptr_t end);
+void area_leave(struct pager *p, uintptr_t start, uintptr_t end);
+void area_gone(struct pager *p, uintptr_t start, uintptr_t end);
+int area_rearm(struct pager *p);
+void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
+
+void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
+uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end);
+
+/* The part of [start, end) that lies in the area of start; 0: in none. */
+uintptr_t area_part(uintptr_t start, uintptr_t end);
+
+/* What came from the program: one fault or event. 0: there was nothing. */
+int parent_event(struct pager *p);
+
+/* From the question to the end of the fork. */
+void window(struct pager *p);
+
+/* --- pager.c ------------------------------------------------------------ */
+
+void pager_answer(struct pager *p, int answer);
+
+/* --- pager-keep.c ------------------------------------------------------- */
+
+/* Make the keeper. 0, -errno. */
+int keeper_start(struct pager *p);
+
+#endif

@@ -1,0 +1,347 @@
+/*
+ * The pager's life, and the questions.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "compat.h"
+#include "cowfork.h"
+#include "pager.h"
+#include "pager-run.h"
+#include "process.h"
+#include "procfs.h"
+#include "sys.h"
+#include "uffd.h"
+
+#define STACK_SIZE ((size_t)128 << 10)
+#define TLS_SIZE ((size_t)16 << 10)	/* what is never used, on both sides of its base */
+#define IDLE_MS 1000			/* has the program become another by execve(2)? */
+#define BUDGET 64u			/* of its faults before children have a turn */
+#define BEGIN_NS 100000000u
+
+struct pager_areas pager_areas;
+int pager_ever;
+static struct pager_shared *shared;	/* of the process's own pager, or its parent's */
+
+/* In memory: the bell, the stack, thread-local storage, struct pager. */
+static size_t block_size(void)
+{
+	return sys_whole_pages(sys_page_size() + STACK_SIZE + TLS_SIZE + sizeof(struct pager));
+}
+
+/* --- the pager's side --------------------------------------------------- */
+
+void pager_answer(struct pager *p, int answer)
+{
+	size_t done;
+
+	p->answer = answer;
+	atomic_store(&p->answered, p->asked);
+	(void)uffd_zero(p->bell, p->bell_page, sys_page_size(), &done);
+}
+
+static void question(struct pager *p)
+{
+	struct uffd_msg m;
+
+	if (!uffd_read(p->bell, &m))
+		return;
+	if (atomic_load(&p->answered) == p->asked) {	/* another thread looked */
+		pager_answer(p, p->answer);
+		return;
+	}
+	switch (p->op) {
+	case PAGER_ARM:
+		pager_answer(p, area_arm(p, p->start, p->end));
+		break;
+	case PAGER_GIVE:
+		kids_give(p, p->start, p->end);
+		p->announced = 1;
+		pager_answer(p, 0);
+		break;
+	case PAGER_GIVEN:
+		while (parent_event(p))	/* it was told of before this */
+			;
+		p->announced = 0;
+		pager_answer(p, 0);
+		break;
+	case PAGER_LEAVE:
+		area_leave(p, p->start, p->end);
+		pager_answer(p, 0);
+		break;
+	case PAGER_OPEN:
+		window(p);
+		break;
+	case PAGER_CLOSE:
+	case PAGER_NOTHING:
+		pager_answer(p, 0);
+		break;
+	}
+}
+
+static void forget_program(struct pager *p)
+{
+	if (p->pidfd >= 0)
+		sys_close(p->pidfd);
+	p->pidfd = -1;
+}
+
+static void serve(struct pager *p, uint64_t data)
+{
+	uint64_t start = sys_now_ns();
+
+	if (data == 0)
+		for (unsigned i = 0; i < BUDGET && parent_event(p); i++)
+			;
+	else if (data == 1)
+		question(p);
+	else if (data == 2)
+		forget_program(p);
+	else if (p->kid[data - FIRST_KID].fd)
+		kid_events(p, &p->kid[data - FIRST_KID]);
+	if (data != 1)
+		atomic_fetch_add(&p->news.ns, sys_now_ns() - start);
+}
+
+/* Its memory is for the children alone now, if there are any. */
+static int is_needed(struct pager *p)
+{
+	if (!sys_alone_in_mm())
+		return 1;
+	kids_sweep(p);
+	return kids_lack(p);
+}
+
+static void run(struct pager *p)
+{
+	struct epoll_event events[16];
+	int n, lives;
+
+	do {
+		lives = p->pidfd >= 0;
+		n = sys_epoll_wait(p->epoll, events, 16, IDLE_MS);
+		for (int i = 0; i < n; i++)
+			serve(p, events[i].data.u64);
+	} while ((n > 0 && lives == (p->pidfd >= 0)) || is_needed(p));
+	atomic_store(&p->shared->done, 1);
+}
+
+/* Of a descriptor below 10. No snprintf(3): it looks at thread-local storage. */
+static int open_fdinfo(int fd)
+{
+	char path[] = "/proc/self/fdinfo/0";
+
+	path[sizeof(path) - 2] = (char)('0' + fd);
+	return fd < 10 ? sys_open(path, O_RDONLY) : -EMFILE;
+}
+
+/* 0 is for the epoll: no child has that number. 2 is for the last words. */
+static int open_all(struct pager *p)
+{
+	int ret;
+
+	sys_close_range(0, 1, 0);
+	sys_close_range(3, ~0u, 0);
+	sys_many_files();
+	p->epoll = sys_epoll_create();
+	if (p->epoll)
+		return -EMFILE;
+	p->pidfd = sys_pidfd_open(p->parent);
+	p->mem = sys_open("/proc/self/mem", O_RDONLY);
+	if (p->mem < 0)
+		return p->mem;
+	p->uffd = uffd_open_in_place();
+	if (p->uffd < 0)
+		return p->uffd;
+	p->bell = uffd_open_bell();
+	if (p->bell < 0)
+		return p->bell;
+	p->fdinfo = open_fdinfo(p->uffd);
+	if (p->fdinfo < 0)
+		return p->fdinfo;
+	ret = uffd_register(p->bell, p->bell_page, sys_page_size(),
+			    UFFDIO_REGISTER_MODE_MISSING);
+	if (ret == 0)
+		ret = sys_epoll_add(p->epoll, p->uffd, 0);
+	if (ret == 0)
+		ret = sys_epoll_add(p->epoll, p->bell, 1);
+	if (ret == 0 && p->pidfd >= 0)
+		ret = sys_epoll_add(p->epoll, p->pidfd, 2);
+	p->shared->uffd = p->uffd;
+	p->shared->bell = p->bell;
+	return ret;
+}
+
+static int main_of_pager(void *arg)
+{
+	struct pager *p = arg;
+
+	p->self = sys_getpid();
+	sys_name_thread("cowfork-pager");
+	sys_new_session();
+	sys_go_to_root();
+	p->why = open_all(p);
+	if (!p->why)	/* before there is anything of which the kernel would tell */
+		p->why = keeper_start(p);
+	atomic_store(&p->state, p->why ? PAGER_FAILED : PAGER_RUNS);
+	sys_futex_wake(&p->state);
+	if (!p->why)
+		run(p);
+	sys_exit(0);
+}
+
+/* --- the program's side ------------------------------------------------- */
+
+static void undo(struct pager *p)
+{
+	uintptr_t block = p->bell_page;
+	int pid = p->pid;
+
+	if (pid > 0)
+		(void)sys_probe_reap(pid);
+	sys_munmap((uintptr_t)p->shared, sys_whole_pages(sizeof(*p->shared)));
+	sys_munmap(block, block_size());
+	shared = NULL;
+}
+
+/* Nothing of this is in a child, but for what is shared. */
+static struct pager *make(void)
+{
+	size_t len = sys_whole_pages(sizeof(struct pager_shared));
+	long block = sys_mmap(0, block_size(), PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	long both = sys_mmap(0, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct pager *p;
+
+	if (sys_failed(block) || sys_failed(both)) {
+		if (!sys_failed(block))
+			sys_munmap((uintptr_t)block, block_size());
+		if (!sys_failed(both))
+			sys_munmap((uintptr_t)both, len);
+		return NULL;
+	}
+	sys_madvise((uintptr_t)block, block_size(), MADV_DONTFORK);
+	sys_madvise((uintptr_t)block, block_size(), MADV_DONTDUMP);
+	p = (struct pager *)((uintptr_t)block + sys_page_size() + STACK_SIZE + TLS_SIZE);
+	p->bell_page = (uintptr_t)block;
+	p->bytes = block_size();
+	p->shared = shared = (struct pager_shared *)both;
+	return p;
+}
+
+/* A compiler's stack protector, and nothing else, reads what this points at. */
+static void *fake_tls(struct pager *p)
+{
+	void **base = (void **)((uintptr_t)p - TLS_SIZE / 2);
+
+	base[0] = base[2] = base;	/* as on x86-64 */
+	return base;
+}
+
+static int has_begun(struct pager *p)
+{
+	unsigned state;
+
+	while ((state = atomic_load(&p->state)) == PAGER_BEGINS) {
+		sys_futex_wait(&p->state, PAGER_BEGINS, BEGIN_NS);
+		if (!sys_lives(p->pid))
+			return 0;
+	}
+	return state == PAGER_RUNS;
+}
+
+int pager_start(void)
+{
+	struct pager_of_life *mine = &process.life->pager;
+	struct pager *p;
+
+	if (mine->it)
+		return 0;
+	if (mine->reason)
+		return mine->reason;
+	if (procfs_is_filtered())	/* and may kill it */
+		return mine->reason = COW_REASON_SANDBOX;
+	p = make();
+	if (!p)
+		return COW_REASON_ADDRESS;
+	pager_areas.count = 0;
+	pager_ever = 1;
+	p->parent = sys_getpid();
+	p->pid = clone(main_of_pager, (void *)((uintptr_t)p - TLS_SIZE),
+		       CLONE_VM | CLONE_SETTLS, p, NULL, fake_tls(p), NULL);
+	if (p->pid < 0 || !has_begun(p)) {
+		int why = p->pid < 0 ? COW_REASON_THREAD : COW_REASON_UFFD;
+
+		undo(p);
+		return mine->reason = why;
+	}
+	mine->it = p;
+	mine->news = &p->news;
+	return 0;
+}
+
+/* The keeper has let its memory go, or the kernel has with the last descriptor. */
+static int forget(struct pager *p)
+{
+	for (unsigned i = 0; i < pager_areas.count; i++) {
+		const struct pager_area *a = &pager_areas.at[i];
+
+		sys_madvise(a->start, a->end - a->start, MADV_KEEPONFORK);
+		sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
+	}
+	pager_areas.count = 0;
+	process.life->pager = (struct pager_of_life){
+		.reason = COW_REASON_PAGER, .lost = process.life->pager.lost + 1,
+	};
+	process_native(COW_REASON_PAGER);
+	sys_probe_kill(p->pid);
+	(void)sys_probe_reap(p->pid);
+	sys_munmap(p->bell_page, block_size());
+	return -EPIPE;
+}
+
+int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end)
+{
+	struct pager *p = process.life->pager.it;
+
+	if (!p)
+		return -EPIPE;
+	p->op = op;
+	p->start = start;
+	p->end = end;
+	p->asker = sys_gettid();
+	p->asked++;
+	sys_madvise(p->bell_page, sys_page_size(), MADV_DONTNEED);
+	(void)*(volatile char *)p->bell_page;
+	return atomic_load(&p->answered) == p->asked ? p->answer : forget(p);
+}
+
+int pager_is_open(void)
+{
+	const struct pager *p = process.life->pager.it;
+
+	return p && atomic_load(&p->open);
+}
+
+IN_CHILD void pager_in_child(void)
+{
+	static const char last[] = "cowfork: the pager was lost while a child was made, which "
+				   "ends\n";
+
+	if (!pager_areas.count || !shared)
+		return;
+	for (unsigned i = 0; i < pager_areas.count; i++)
+		sys_madvise(pager_areas.at[i].start,
+			    pager_areas.at[i].end - pager_areas.at[i].start, MADV_KEEPONFORK);
+	if (!atomic_load(&shared->lost))
+		return;
+	(void)sys_write(2, last, sizeof(last) - 1);
+	sys_probe_kill(sys_getpid());
+}

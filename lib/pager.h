@@ -1,0 +1,77 @@
+/*
+ * The pager: the process that serves memory where it lies (in-place.c) to the children of
+ * this one. It shares the program's memory (CLONE_VM), but nothing else: descriptors,
+ * signals, working directory and session are its own, and it outlives the program for as
+ * long as a child needs what is there.
+ *
+ * The program asks it by a bell: a page of a userfaultfd of its own. Who touches that waits
+ * until the pager has answered, or is no more. So the program holds no descriptor that it
+ * could lose.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef COWFORK_PAGER_H
+#define COWFORK_PAGER_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define PAGER_AREAS 64u
+
+struct pager_area {
+	uintptr_t start, end;
+};
+
+/* What is armed, sorted. The pager's to write; whoever reads it may be late. A child has
+ * what was armed when it was made, which is nothing of its own. */
+extern struct pager_areas {
+	unsigned count;
+	struct pager_area at[PAGER_AREAS];
+} pager_areas;
+
+/* Had this process one, or an ancestor? Then mappings may be more than they were. */
+extern int pager_ever;
+
+enum pager_op {
+	PAGER_NOTHING,
+	PAGER_ARM,	/* protect a range: it is part of the next forks */
+	PAGER_GIVE,	/* let children have it: it is about to be emptied */
+	PAGER_GIVEN,	/* it was */
+	PAGER_LEAVE,	/* the same, and it is plain memory again */
+	PAGER_OPEN,	/* a fork follows; all is protected, and nobody served meanwhile */
+	PAGER_CLOSE,	/* the fork is over */
+};
+
+/* For cow_stats(). Written by the pager. */
+struct pager_news {
+	_Atomic(uint64_t) faults;	/* answered, of children and of the program */
+	_Atomic(uint64_t) bytes;	/* copied to children */
+	_Atomic(uint64_t) ns;		/* busy with that */
+	_Atomic(uint64_t) killed;	/* children that could not be served */
+};
+
+struct pager;
+
+/* All zero in a new child, which has none. */
+struct pager_of_life {
+	struct pager *it;
+	const struct pager_news *news;
+	int reason;		/* enum cow_reason: why none can be had */
+	uint64_t lost;		/* how many were */
+};
+
+/* Make one. 0, or an enum cow_reason. The process lock is held for all that follows. */
+int pager_start(void);
+
+/* Ask it. What it says: 0 or -errno; -EPIPE: it is no more, and its memory is plain
+ * memory again. */
+int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end);
+
+/* Is the window open that PAGER_OPEN opened? */
+int pager_is_open(void);
+
+/* In a new child, first of all: does not return if the pager was lost while the child was
+ * made. Safe anywhere, takes no lock. */
+void pager_in_child(void);
+
+#endif

@@ -1,0 +1,544 @@
+/*
+ * The in-place engine: what children see whatever the parent, they themselves or somebody
+ * outside do, and what is left when the pager is lost.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <check.h>
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "support.h"
+
+#define SIZE (8 * MIB)
+#define PAGES (SIZE / PAGE)
+#define KILLED (128 + SIGKILL)
+#define CRASHED (128 + SIGSEGV)
+
+static char *area;
+
+static void nap(unsigned ms)
+{
+	const struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
+
+	nanosleep(&ts, NULL);
+}
+
+/* Filled, and armed. */
+static void begin(void)
+{
+	const struct cow_options o = { sizeof(o), MIB, COW_ENGINE_IN_PLACE, COW_HUGE_NEVER,
+				       COW_THAW_AUTO, COW_ADOPT_NEVER };
+
+	ck_assert_int_eq(cow_options_set(&o), 0);
+	area = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ck_assert_ptr_ne(area, MAP_FAILED);
+	fill(area, SIZE, 1);
+	ck_assert_int_eq(cow_adopt(area, SIZE), 0);
+	ck_assert_int_eq(cow_region_state(area), COW_STATE_ARMED);
+}
+
+static int sees_first(void *arg)
+{
+	(void)arg;
+	return is_filled(area, SIZE, 1) ? 0 : 1;
+}
+
+/* --- what children see --------------------------------------------------- */
+
+START_TEST(child_begins_empty)
+{
+	begin();
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	pid_t pid = cow_fork();
+	if (pid == 0)
+		_exit(present_pages(area, SIZE) ? 1 : 0);
+	ck_assert_int_eq(wait_for(pid), 0);
+	ck_assert_uint_eq(stats().forks_in_place, 2);
+	ck_assert_uint_eq(stats().bytes_armed, SIZE);
+}
+END_TEST
+
+static int writes_all(void *arg)
+{
+	(void)arg;
+	fill(area, SIZE, 2);
+	return is_filled(area, SIZE, 2) ? 0 : 1;
+}
+
+START_TEST(neither_sees_the_other)
+{
+	struct reader r;
+
+	begin();
+	ck_assert_int_eq(in_child(writes_all, NULL), 0);
+	ck_assert(is_filled(area, SIZE, 1));
+	r = reader_start(sees_first, NULL);
+	fill(area, SIZE, 3);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+	ck_assert(is_filled(area, SIZE, 3));
+}
+END_TEST
+
+/* How the parent's memory goes. */
+static void *cut_moved;
+
+static void go(int how)
+{
+	switch (how) {
+	case 0:
+		ck_assert_int_eq(cow_madvise(area, SIZE / 2, MADV_DONTNEED), 0);
+		ck_assert(is_zero(area, SIZE / 2));
+		break;
+	case 1:
+		ck_assert_int_eq((int)syscall(SYS_madvise, area, SIZE / 2, MADV_DONTNEED), 0);
+		ck_assert(is_zero(area, SIZE / 2));
+		break;
+	case 2:
+		ck_assert_int_eq(cow_munmap(area, SIZE / 2), 0);
+		break;
+	case 3:
+		cut_moved = cow_mremap(area, SIZE, SIZE * 2, MREMAP_MAYMOVE, NULL);
+		ck_assert_ptr_ne(cut_moved, MAP_FAILED);
+		fill(cut_moved, SIZE, 7);
+		break;
+	case 4:
+		cut_moved = (void *)syscall(SYS_mremap, area, SIZE, SIZE,
+					    MREMAP_MAYMOVE | MREMAP_FIXED, area + 4 * GIB);
+		ck_assert_ptr_eq(cut_moved, area + 4 * GIB);
+		fill(cut_moved, SIZE, 7);
+		break;
+	case 5:
+		ck_assert_ptr_eq(cow_mmap(area, SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS |
+					  MAP_FIXED, -1, 0), area);
+		break;
+	case 6:
+		ck_assert_int_eq(cow_mprotect(area, SIZE, PROT_NONE), 0);
+		break;
+	default:
+		ck_assert_int_eq(cow_release(NULL, 0), 0);
+		fill(area, SIZE, 4);
+		break;
+	}
+}
+
+START_TEST(memory_goes)
+{
+	struct reader r;
+
+	begin();
+	r = reader_start(sees_first, NULL);
+	go(_i);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
+/* Rather than zeros. */
+START_TEST(memory_goes_unseen)
+{
+	struct reader r;
+
+	begin();
+	r = reader_start(sees_first, NULL);
+	ck_assert_int_eq((int)syscall(SYS_munmap, area, SIZE), 0);
+	ck_assert_int_ne(reader_ask(&r), 0);
+	ck_assert_int_eq(wait_for(r.pid), KILLED);
+	ck_assert_uint_eq(stats().pager_killed, 1);
+}
+END_TEST
+
+/* --- what children do ---------------------------------------------------- */
+
+static int calls_on_it(void *arg)
+{
+	char *moved;
+
+	(void)arg;
+	NEED(syscall(SYS_madvise, area, 16 * PAGE, MADV_DONTNEED) == 0);
+	NEED(is_zero(area, 16 * PAGE));
+	moved = (char *)syscall(SYS_mremap, area + MIB, MIB, 2 * MIB, MREMAP_MAYMOVE);
+	NEED(moved != MAP_FAILED);
+	for (size_t i = 0; i < MIB / PAGE; i++)
+		NEED(!memcmp(moved + i * PAGE, area + 3 * MIB, 0));
+	NEED(is_zero(moved + MIB, MIB));
+	NEED(syscall(SYS_munmap, area + 2 * MIB, MIB) == 0);
+	NEED(mmap(area + 2 * MIB, MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+		  0) == area + 2 * MIB);
+	NEED(is_zero(area + 2 * MIB, MIB));
+	for (size_t p = 3 * MIB / PAGE; p < PAGES; p++)
+		NEED(is_page_filled(area, p, 1));
+	return 0;
+}
+
+START_TEST(child_calls)
+{
+	begin();
+	ck_assert_int_eq(in_child(calls_on_it, NULL), 0);
+	ck_assert(is_filled(area, SIZE, 1));
+}
+END_TEST
+
+static int page_moved(void *arg)
+{
+	char *moved = (char *)syscall(SYS_mremap, area, SIZE, SIZE,
+				      MREMAP_MAYMOVE | MREMAP_FIXED, area + 4 * GIB);
+
+	(void)arg;
+	NEED(moved == area + 4 * GIB);
+	return is_filled(moved, SIZE, 1) ? 0 : 1;
+}
+
+START_TEST(child_moves)
+{
+	struct reader r;
+
+	begin();
+	ck_assert_int_eq(in_child(page_moved, NULL), 0);
+	r = reader_start(page_moved, NULL);
+	fill(area, SIZE, 5);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
+/* What the child has changed is the grandchild's, the rest comes from the grandparent. */
+static int forks_again(void *arg)
+{
+	pid_t pid;
+	int status;
+
+	fill(area, SIZE / 2, 9);
+	pid = arg ? raw_fork() : fork();
+	if (pid == 0) {
+		int good = is_filled(area, SIZE / 2, 9);
+
+		for (size_t p = PAGES / 2; p < PAGES; p++)
+			good &= is_page_filled(area, p, 1);
+		fill(area, SIZE, 10);
+		_exit(good ? 0 : 1);
+	}
+	NEED(waitpid(pid, &status, 0) == pid && status == 0);
+	return is_filled(area, SIZE / 2, 9) ? 0 : 1;
+}
+
+START_TEST(grandchild)
+{
+	begin();
+	ck_assert_int_eq(in_child(forks_again, _i ? &area : NULL), 0);
+}
+END_TEST
+
+static int through_the_kernel(void *arg)
+{
+	int fd[2];
+	static char buffer[PAGE];
+
+	(void)arg;
+	NEED(pipe(fd) == 0);
+	NEED(write(fd[1], area + 5 * PAGE, PAGE) == (ssize_t)PAGE);
+	NEED(read(fd[0], buffer, PAGE) == (ssize_t)PAGE);
+	memcpy(area, buffer, PAGE);
+	fill_page(area, 5, 1);
+	NEED(!memcmp(area, area + 5 * PAGE, PAGE));
+	NEED(write(fd[1], buffer, PAGE) == (ssize_t)PAGE);
+	NEED(read(fd[0], area + 7 * PAGE, PAGE) == (ssize_t)PAGE);
+	return memcmp(area + 7 * PAGE, buffer, PAGE) ? 1 : 0;
+}
+
+START_TEST(kernel_touches)
+{
+	struct reader r;
+
+	begin();
+	ck_assert_int_eq(in_child(through_the_kernel, NULL), 0);
+	r = reader_start(sees_first, NULL);
+	ck_assert_int_eq(through_the_kernel(NULL), 0);	/* and here */
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
+/* --- who is killed ------------------------------------------------------- */
+
+static pid_t child_named(const char *name)
+{
+	DIR *dir = opendir("/proc");
+	struct dirent *d;
+	pid_t found = 0;
+
+	ck_assert_ptr_nonnull(dir);
+	while (!found && (d = readdir(dir))) {
+		char path[300], line[512];
+		int pid = atoi(d->d_name), parent = 0;
+		char comm[64] = "";
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/%s/stat", d->d_name);
+		f = pid ? fopen(path, "r") : NULL;
+		if (f && fgets(line, sizeof(line), f))
+			(void)!sscanf(line, "%*d (%63[^)]) %*c %d", comm, &parent);
+		if (f)
+			fclose(f);
+		if (!strcmp(comm, name) && parent == getpid())
+			found = pid;
+	}
+	closedir(dir);
+	return found;
+}
+
+START_TEST(pager_is_killed)
+{
+	struct reader lacks, has;
+	pid_t pager;
+
+	begin();
+	has = reader_start(sees_first, NULL);
+	ck_assert_int_eq(reader_ask(&has), 0);
+	lacks = reader_start(sees_first, NULL);
+	pager = child_named("cowfork-pager");
+	ck_assert_int_gt(pager, 0);
+	ck_assert_int_eq(kill(pager, SIGKILL), 0);
+	ck_assert_int_ne(reader_ask(&lacks), 0);
+	ck_assert_int_eq(wait_for(lacks.pid), KILLED);
+	ck_assert_int_eq(reader_ask(&has), 0);
+	ck_assert_int_eq(reader_end(&has), 0);
+	fill(area, SIZE / 2, 1);
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	ck_assert_uint_gt(stats().native[COW_REASON_PAGER], 0);
+	ck_assert_uint_eq(stats().bytes_armed, 0);
+	ck_assert_int_eq(cow_adopt(area, SIZE), -EPERM);
+}
+END_TEST
+
+/* How a parent ends while its child lacks everything; what the child says comes by a pipe. */
+static void end_of_parent(int how)
+{
+	char *const argv[] = { (char *)"true", NULL };
+
+	switch (how) {
+	case 0: kill(getpid(), SIGKILL); break;
+	case 1: _exit(0);
+	case 2: execv("/bin/true", argv); break;
+	default: *(volatile int *)0 = 0; break;
+	}
+}
+
+START_TEST(parent_ends)
+{
+	int fd[2];
+	char answer = 0;
+	pid_t pid;
+
+	ck_assert_int_eq(pipe(fd), 0);
+	pid = fork();
+	if (pid == 0) {
+		begin();
+		if (cow_fork() == 0) {
+			while (getppid() == pid)
+				nap(1);
+			nap(1500);	/* the pager has looked around */
+			answer = is_filled(area, SIZE, 1) ? 'y' : 'n';
+			(void)!write(fd[1], &answer, 1);
+			_exit(0);
+		}
+		end_of_parent(_i);
+	}
+	close(fd[1]);
+	ck_assert_int_eq((int)read(fd[0], &answer, 1), 1);
+	ck_assert_int_eq(answer, 'y');
+	close(fd[0]);
+	wait_for(pid);
+}
+END_TEST
+
+/* Nor is its memory kept when no child needs it. */
+START_TEST(nobody_stays)
+{
+	pid_t pid, pager = 0;
+	int fd[2];
+
+	ck_assert_int_eq(pipe(fd), 0);
+	pid = fork();
+	if (pid == 0) {
+		begin();
+		pager = child_named("cowfork-pager");
+		(void)!write(fd[1], &pager, sizeof(pager));
+		end_of_parent(_i);
+	}
+	ck_assert_int_eq((int)read(fd[0], &pager, sizeof(pager)), (int)sizeof(pager));
+	wait_for(pid);
+	for (int i = 0; i < 500 && kill(pager, 0) == 0; i++)
+		nap(10);
+	ck_assert_int_ne(kill(pager, 0), 0);
+}
+END_TEST
+
+START_TEST(unseen_fork)
+{
+	pid_t pid;
+
+	begin();
+	pid = raw_fork();
+	if (pid == 0)
+		_exit(((volatile char *)area)[0] == 0);
+	ck_assert_int_eq(wait_for(pid), CRASHED);
+	ck_assert(is_filled(area, SIZE, 1));
+}
+END_TEST
+
+/* --- many ----------------------------------------------------------------- */
+
+#define CHILDREN 64
+#define GENERATIONS 16
+#define WRITERS 3
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned written[PAGES];
+static atomic_int stop;
+
+static void *hammer(void *arg)
+{
+	unsigned seed = (unsigned)(uintptr_t)arg;
+
+	for (unsigned n = 1; !stop; n++) {
+		size_t p = (size_t)rand_r(&seed) % PAGES;
+		volatile unsigned *at = (volatile unsigned *)(area + p * PAGE);
+
+		pthread_mutex_lock(&lock);
+		written[p] = n;
+		at[0] = n;
+		at[PAGE / sizeof(*at) - 1] = n;
+		pthread_mutex_unlock(&lock);
+	}
+	return NULL;
+}
+
+static void check_snapshot(unsigned number)
+{
+	unsigned seed = number;
+
+	for (size_t i = 0; i < PAGES; i++) {
+		size_t p = (size_t)rand_r(&seed) % PAGES;
+		const unsigned *at = (const unsigned *)(area + p * PAGE);
+
+		if (at[0] != written[p] || at[PAGE / sizeof(*at) - 1] != written[p])
+			_exit(1);
+	}
+	_exit(0);
+}
+
+START_TEST(writers_and_generations)
+{
+	pthread_t thread[WRITERS];
+	pid_t pid[CHILDREN];
+	int bad = 0;
+
+	begin();
+	memset(area, 0, SIZE);
+	for (uintptr_t i = 0; i < WRITERS; i++)
+		ck_assert_int_eq(pthread_create(&thread[i], NULL, hammer, (void *)(i + 1)), 0);
+	for (int i = 0; i < CHILDREN; i++) {
+		pthread_mutex_lock(&lock);
+		pid[i] = cow_fork();
+		if (pid[i] == 0) {
+			nap(20u + (unsigned)i % 7 * 30);
+			check_snapshot((unsigned)i);
+		}
+		pthread_mutex_unlock(&lock);
+		ck_assert_int_gt(pid[i], 0);
+		if (i % (CHILDREN / GENERATIONS) == 0)
+			nap(2);
+	}
+	for (int i = 0; i < CHILDREN; i++)
+		bad += wait_for(pid[i]) != 0;
+	stop = 1;
+	for (int i = 0; i < WRITERS; i++)
+		pthread_join(thread[i], NULL);
+	ck_assert_int_eq(bad, 0);
+	ck_assert_uint_eq(stats().pager_killed, 0);
+	for (size_t p = 0; p < PAGES; p++)
+		ck_assert_uint_eq(*(unsigned *)(area + p * PAGE), written[p]);
+}
+END_TEST
+
+/* More than the pager has room for, grandchildren's too. */
+START_TEST(more_children_than_fit)
+{
+	enum { MANY = 600 };
+	static pid_t pid[MANY];
+	int fd[2], bad = 0;
+	char b;
+
+	begin();
+	ck_assert_int_eq(pipe(fd), 0);
+	for (int i = 0; i < MANY; i++) {
+		pid[i] = cow_fork();
+		if (pid[i] == 0) {
+			close(fd[1]);
+			(void)!read(fd[0], &b, 1);
+			_exit(is_page_filled(area, (size_t)i, 1) ? 0 : 1);
+		}
+		ck_assert_int_gt(pid[i], 0);
+	}
+	close(fd[1]);
+	fill(area, SIZE, 2);
+	for (int i = 0; i < MANY; i++)
+		bad += wait_for(pid[i]) != 0;
+	ck_assert_int_eq(bad, 0);
+	ck_assert_uint_gt(stats().native[COW_REASON_CHILDREN], 0);
+}
+END_TEST
+
+static Suite *in_place_suite(void)
+{
+	Suite *s = suite_create("in-place");
+	TCase *sees = tcase_create("what children see");
+	TCase *does = tcase_create("what children do");
+	TCase *killed = tcase_create("who is killed");
+	TCase *many = tcase_create("many");
+
+	tcase_add_test(sees, child_begins_empty);
+	tcase_add_test(sees, neither_sees_the_other);
+	tcase_add_loop_test(sees, memory_goes, 0, 8);
+	tcase_add_test(sees, memory_goes_unseen);
+	tcase_add_test(does, child_calls);
+	tcase_add_test(does, child_moves);
+	tcase_add_loop_test(does, grandchild, 0, 2);
+	tcase_add_test(does, kernel_touches);
+	tcase_add_test(killed, pager_is_killed);
+	tcase_add_loop_test(killed, parent_ends, 0, 4);
+	tcase_add_loop_test(killed, nobody_stays, 0, 3);
+	tcase_add_test(killed, unseen_fork);
+	tcase_add_test(many, writers_and_generations);
+	tcase_add_test(many, more_children_than_fit);
+	tcase_set_timeout(many, 60);
+	suite_add_tcase(s, sees);
+	suite_add_tcase(s, does);
+	suite_add_tcase(s, killed);
+	suite_add_tcase(s, many);
+	return s;
+}
+
+int main(void)
+{
+	struct cow_facilities f = { .size = sizeof(f) };
+
+	if (cow_facilities(&f) < 0 || !f.in_place) {
+		printf("skip: no userfaultfd that tells of forks\n");
+		return 77;
+	}
+	return support_run(in_place_suite());
+}
