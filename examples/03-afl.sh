@@ -8,7 +8,8 @@
 # processor, the last.
 #
 # KIND of memory: mmap, one mapping; malloc, blocks of 1 KiB, which cowfork adopts; asan,
-# the same with AddressSanitizer and COWFORK_ADOPT=first.
+# the same with AddressSanitizer and COWFORK_ADOPT=first; in-place, the same as malloc with
+# COWFORK_ENGINE=in-place.
 #
 # Use:   03-afl.sh [-k KIND] [SECONDS [TURNS [MiB...]]]  (default: mmap; 20 s; 1; 1024 4096)
 # Needs: afl-clang-fast and afl-fuzz (Debian: afl++), and LIBCOWFORK_PRELOAD, the
@@ -25,7 +26,8 @@ case $kind in
 mmap) ;;
 malloc) export TARGET_BLOCK=1024 ;;
 asan) export TARGET_BLOCK=1024 AFL_USE_ASAN=1 COWFORK_ADOPT=first ;;
-*) echo "$kind is none of mmap, malloc, asan" >&2; exit 1 ;;
+in-place) export TARGET_BLOCK=1024 COWFORK_ENGINE=in-place ;;
+*) echo "$kind is none of mmap, malloc, asan, in-place" >&2; exit 1 ;;
 esac
 seconds=${1:-20} turns=${2:-1}
 [ $# -gt 0 ] && shift

@@ -21,7 +21,7 @@
 #include "sys.h"
 
 #define SAVED_NS_PER_KIB 18u	/* a fork and the child's end: 18 ms a GiB */
-#define PATIENCE_NS 20000000u	/* above which losses count */
+#define PATIENCE_NS 50000000u	/* above which losses count */
 
 static const uintptr_t ALL = UINTPTR_MAX & ~(uintptr_t)4095;
 
@@ -157,14 +157,14 @@ int in_place_release(uintptr_t start, uintptr_t end)
 
 /* --- the fork ----------------------------------------------------------- */
 
-/* Has serving cost more than forks have saved? */
+/* Has serving cost more than twice what forks have saved? That is a guess. */
 static int is_dear(void)
 {
 	struct in_place_meter *m = &process.life->in_place;
 	uint64_t ns = atomic_load(&process.life->pager.news->ns) - m->ns;
 	uint64_t saved = m->forks * (in_place_bytes() >> 10) * SAVED_NS_PER_KIB;
 
-	return ns > PATIENCE_NS && ns > saved + PATIENCE_NS;
+	return ns > 2 * saved + PATIENCE_NS;
 }
 
 static void give_up(enum cow_reason why)

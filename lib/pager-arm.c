@@ -105,6 +105,20 @@ uintptr_t area_part(uintptr_t start, uintptr_t end)
 	return 0;
 }
 
+int area_cut(uintptr_t page, struct pager_area *range)
+{
+	for (unsigned i = 0; i < pager_areas.count; i++) {
+		const struct pager_area *a = &pager_areas.at[i];
+
+		if (page < a->start || page >= a->end)
+			continue;
+		range->start = range->start > a->start ? range->start : a->start;
+		range->end = range->end < a->end ? range->end : a->end;
+		return 1;
+	}
+	return 0;
+}
+
 #define each_area(a)								\
 	for (const struct pager_area *a = pager_areas.at;			\
 	     a < pager_areas.at + pager_areas.count; a++)
@@ -322,34 +336,32 @@ void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
 
 static void write_fault(struct pager *p, uintptr_t page)
 {
-	uintptr_t end;
+	struct pager_area r = track_range(&p->tracks, page);
 
-	track_range(p->tracks, &p->turn, page, &end);
-	end = area_part(page, end);
 	atomic_fetch_add(&p->news.faults, 1);
-	if (!end)	/* it left meanwhile */
+	if (!area_cut(page, &r))	/* it left meanwhile */
 		return;
-	kids_give(p, page, end);
-	area_dirty(p, page, end);
-	if (protect(p, page, end, 0) < 0)	/* of several mappings, say */
+	kids_give(p, r.start, r.end);
+	area_dirty(p, r.start, r.end);
+	if (protect(p, r.start, r.end, 0) < 0)	/* of several mappings, say */
 		(void)protect(p, page, page + sys_page_size(), 0);
 }
 
 /* What was emptied is touched again. */
 static void missing_fault(struct pager *p, uintptr_t page)
 {
+	struct pager_area r = track_range(&p->tracks, page);
 	size_t done;
-	uintptr_t end;
 
-	track_range(p->tracks, &p->turn, page, &end);
-	end = area_part(page, end);
 	atomic_fetch_add(&p->news.faults, 1);
-	if (end) {
-		kids_give(p, page, end);
-		area_dirty(p, page, end);
+	if (area_cut(page, &r)) {
+		kids_give(p, r.start, r.end);
+		area_dirty(p, r.start, r.end);
+	} else {
+		r = (struct pager_area){ page, page + sys_page_size() };
 	}
-	for (; page < end; page += done) {
-		int ret = uffd_zero(p->uffd, page, end - page, &done);
+	for (; r.start < r.end; r.start += done) {
+		int ret = uffd_zero(p->uffd, r.start, r.end - r.start, &done);
 
 		if (ret == -EEXIST && !done)
 			done = sys_page_size();

@@ -272,22 +272,27 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 
 /* --- what comes from them ----------------------------------------------- */
 
-void track_range(struct track *tracks, unsigned *turn, uintptr_t page, uintptr_t *ret_end)
+struct pager_area track_range(struct tracks *t, uintptr_t page)
 {
-	struct track *t = NULL;
-	uintptr_t edge = (page | (TABLE_SIZE - 1)) + 1;
+	uintptr_t first = page & ~(TABLE_SIZE - 1), edge = first + TABLE_SIZE;
+	uint8_t *count = &t->scattered[first / TABLE_SIZE % SCATTERED_TABLES];
+	struct track *found = NULL;
 
-	for (unsigned i = 0; i < TRACKS && !t; i++)
-		if (tracks[i].next == page)
-			t = &tracks[i];
-	if (t) {
-		t->size = t->size * 4 < TABLE_SIZE ? t->size * 4 : TABLE_SIZE;
-	} else {
-		t = &tracks[(*turn)++ % TRACKS];
-		t->size = sys_page_size();
+	for (unsigned i = 0; i < TRACKS && !found; i++)
+		if (t->at[i].next == page)
+			found = &t->at[i];
+	if (!found && ++*count >= SCATTERED_MANY) {
+		*count = 0;
+		return (struct pager_area){ first, edge };
 	}
-	t->next = edge - page > t->size ? page + t->size : edge;
-	*ret_end = t->next;
+	if (found) {
+		found->size = found->size * 4 < TABLE_SIZE ? found->size * 4 : TABLE_SIZE;
+	} else {
+		found = &t->at[t->turn++ % TRACKS];
+		found->size = sys_page_size();
+	}
+	found->next = edge - page > found->size ? page + found->size : edge;
+	return (struct pager_area){ page, found->next };
 }
 
 /* Those who waited while others were served: they fault again. */
@@ -311,17 +316,17 @@ static void zero(struct kid *k, uintptr_t page)
 static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 {
 	size_t size = sys_page_size();
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1), end;
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
+	struct pager_area range = track_range(&k->tracks, page);
 	struct kid_range part;
 
 	atomic_fetch_add(&p->news.faults, 1);
 	if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
 		(void)uffd_protect(k->fd, page, size, 0);
-	track_range(k->tracks, &k->turn, page, &end);
 	if (!open_part(k, page, page + size, &part)) {
 		zero(k, page);
 	} else if (!k->lost) {
-		fill(p, k, page, end);
+		fill(p, k, range.start, range.end);
 	}
 	if (k->fd && k->lost && open_part(k, page, page + size, &part)) {
 		atomic_fetch_add(&p->news.killed, 1);

@@ -18,15 +18,21 @@
 				 * bell, and the program's end */
 #define KIDS 1024u		/* that may be incomplete at a time */
 #define KID_RANGES 512u
-#define DIRTY 256u
+#define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
 #define VACATED 64u
 #define WAITING 64u
 #define TRACKS 4u
+#define SCATTERED_TABLES 512u	/* counted apart */
+#define SCATTERED_MANY 16u	/* of a table: all of it is cheaper then */
 
-/* Grows while somebody touches in order. */
-struct track {
-	uintptr_t next;		/* where a fault would follow the last */
-	size_t size;
+/* How a process touches memory. */
+struct tracks {
+	struct track {		/* grows while somebody touches in order */
+		uintptr_t next;	/* where a fault would follow the last */
+		size_t size;
+	} at[TRACKS];
+	unsigned turn;
+	uint8_t scattered[SCATTERED_TABLES];	/* faults in a table, else */
 };
 
 /* A child's memory, or a grandchild's. */
@@ -36,8 +42,7 @@ struct kid {
 				 * memory may still be wiped at a fork of its own */
 	int lost;		/* what it lacks cannot be had any more */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
-	struct track tracks[TRACKS];
-	unsigned turn;
+	struct tracks tracks;
 	unsigned count;
 	struct kid_range {	/* missing pages here are the parent's, elsewhere zeros */
 		uintptr_t start, end;
@@ -83,8 +88,7 @@ struct pager {
 	uintptr_t waiting[WAITING];	/* pages of writers, in the window */
 	unsigned waiting_count;
 	uint64_t patience;		/* ... until then; CLOCK_MONOTONIC, ns */
-	struct track tracks[TRACKS];	/* of the program's writes */
-	unsigned turn;
+	struct tracks tracks;		/* of the program's writes */
 	struct pager_news news;
 	char bounce[65536];		/* a page, of any size */
 	struct kid kid[KIDS];
@@ -119,8 +123,8 @@ void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
 int kids_lack(const struct pager *p);
 void kids_sweep(struct pager *p);	/* forget those that have ended */
 
-/* [*start, *end) around a fault at page: how much to serve. */
-void track_range(struct track *tracks, unsigned *turn, uintptr_t page, uintptr_t *ret_end);
+/* How much to serve around a fault at page; within one table. */
+struct pager_area track_range(struct tracks *t, uintptr_t page);
 
 /* --- pager-arm.c: the program's memory ---------------------------------- */
 
@@ -133,8 +137,10 @@ void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
 void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
 uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end);
 
-/* The part of [start, end) that lies in the area of start; 0: in none. */
+/* The part of [start, end) that lies in the area of start; 0: in none. Cut *range to the area
+ * that page lies in; 0: it lies in none. */
 uintptr_t area_part(uintptr_t start, uintptr_t end);
+int area_cut(uintptr_t page, struct pager_area *range);
 
 /* What came from the program: one fault or event. 0: there was nothing. */
 int parent_event(struct pager *p);

@@ -15,7 +15,7 @@
 const struct case_kind cases[CASE_COUNT] = {
 	[CASE_TAX] = {
 		"tax", "no fork at all: first touch, then streaming over the memory",
-		ENGINES_MEMORY, ENGINES_MEMORY, CASE_NO_MEMORY, 3, measure_tax,
+		ENGINES_MEMORY, ENGINES_FLAT & ENGINES_MEMORY, CASE_NO_MEMORY, 3, measure_tax,
 	},
 	[CASE_CALLS] = {
 		"calls", "memory calls, single and in bursts, off regions and on them",
@@ -42,43 +42,43 @@ const struct case_kind cases[CASE_COUNT] = {
 	},
 	[CASE_FIRST] = {
 		"first", "the first fork of new memory, told apart from forks 2 to 50",
-		ENGINES_ALL, ENGINES_ALL, CASE_FRESH | CASE_RAW, 2, measure_first,
+		ENGINES_ALL, ENGINES_FLAT, CASE_FRESH | CASE_RAW, 2, measure_first,
 	},
 	[CASE_FORK] = {
 		"fork", "the fork call alone: the child sleeps until it has returned",
-		ENGINES_ALL, ENGINES_ALL, CASE_BURST, 1, measure_fork,
+		ENGINES_ALL, ENGINES_USUAL, CASE_BURST, 1, measure_fork,
 	},
 	[CASE_CYCLE] = {
 		"cycle", "fork, exit, wait",
-		ENGINES_ALL, ENGINES_ALL, CASE_BURST, 1, measure_cycle,
+		ENGINES_ALL, ENGINES_USUAL, CASE_BURST, 1, measure_cycle,
 	},
 	[CASE_VMPTE] = {
 		"vmpte", "page tables of a child that has touched nothing",
-		ENGINES_ALL, ENGINES_ALL, CASE_BURST, 1, measure_vmpte,
+		ENGINES_ALL, ENGINES_FLAT, CASE_BURST, 1, measure_vmpte,
 	},
 	[CASE_CHILDREN] = {
 		"children-16", "16 children alive at once; the cycle is that of all",
-		ENGINES_ALL, ENGINES_ALL, CASE_BURST, 1, measure_children,
+		ENGINES_ALL, ENGINES_USUAL, CASE_BURST, 1, measure_children,
 	},
 	[CASE_OLD_CHILD] = {
 		"old-child", "the parent reads all and writes 0.1 % between forks 1 to 12 "
 		"while an old child lives",
-		ENGINES_MEMORY, ENGINES_MEMORY, CASE_FRESH | CASE_DIRTY,
+		ENGINES_MEMORY, ENGINES_FLAT & ENGINES_MEMORY, CASE_FRESH | CASE_DIRTY,
 		OLD_CHILD_FORKS, measure_old_child,
 	},
 	[CASE_CHILD_READ] = {
 		"child-read", "fork, the child reads a share of the pages, exit, wait",
-		ENGINES_MEMORY, ENGINES_MEMORY, CASE_MATRIX | CASE_BURST, 1,
+		ENGINES_MEMORY, ENGINES_USUAL & ENGINES_MEMORY, CASE_MATRIX | CASE_BURST, 1,
 		measure_child_read,
 	},
 	[CASE_CHILD_WRITE] = {
 		"child-write", "fork, the child writes a share of the pages, exit, wait",
-		ENGINES_MEMORY, ENGINES_MEMORY, CASE_MATRIX | CASE_BURST, 1,
+		ENGINES_MEMORY, ENGINES_USUAL & ENGINES_MEMORY, CASE_MATRIX | CASE_BURST, 1,
 		measure_child_write,
 	},
 	[CASE_PARENT_WRITE] = {
 		"parent-write", "fork, the parent writes while the child lives, exit, wait",
-		ENGINES_MEMORY, ENGINES_MEMORY, CASE_MATRIX | CASE_BURST | CASE_DIRTY,
+		ENGINES_MEMORY, ENGINES_USUAL & ENGINES_MEMORY, CASE_MATRIX | CASE_BURST | CASE_DIRTY,
 		1, measure_parent_write,
 	},
 	[CASE_REVIEW] = {

@@ -190,6 +190,56 @@ static unsigned store_thaws(double *ret_us, double *ret_hold_us)
 	return (unsigned)stats.thaws;
 }
 
+/* --- in place ----------------------------------------------------------- */
+
+static int in_place_begin(size_t size, const char **ret_why)
+{
+	struct cow_facilities f = { .size = sizeof(f) };
+	struct cow_options opts = { .size = sizeof(opts) };
+	int ret = cow_facilities(&f);
+
+	if (ret == 0)
+		ret = cow_options_get(&opts);
+	if (ret == 0 && !f.in_place) {
+		*ret_why = "no userfaultfd(2) that tells of forks (CAP_SYS_PTRACE)";
+		ret = -ENOTSUP;
+	}
+	if (ret < 0)
+		return ret;
+	opts.engine = COW_ENGINE_IN_PLACE;
+	opts.adopt = COW_ADOPT_FIRST;	/* where nothing is prepared */
+	opts.min_size = size < MIN_SIZE ? size : MIN_SIZE;
+	return cow_options_set(&opts);
+}
+
+static int in_place_create(size_t size, void **ret_addr, const char **ret_why)
+{
+	int ret = in_place_begin(size, ret_why);
+
+	return ret < 0 ? ret : small_create(size, ret_addr, ret_why);
+}
+
+static int in_place_thp_create(size_t size, void **ret_addr, const char **ret_why)
+{
+	int ret = in_place_begin(size, ret_why);
+
+	return ret < 0 ? ret : thp_create(size, ret_addr, ret_why);
+}
+
+/* Again where it was left, because that cost too much. */
+static int in_place_prepare(void)
+{
+	struct cow_stats stats = { .size = sizeof(stats) };
+	int ret = cow_stats(&stats);
+
+	return ret < 0 || stats.bytes_armed ? ret : cow_adopt(NULL, 0);
+}
+
+static int in_place_destroy(void *addr, size_t size)
+{
+	return cow_munmap(addr, size) < 0 ? -errno : 0;
+}
+
 /* --- the begin of a worker ---------------------------------------------- */
 
 int engine_begin(const struct engine *engine)
@@ -275,6 +325,16 @@ const struct engine engines[ENGINE_COUNT] = {
 		"store-huge", "a cowfork region collapsed into huge pages, cow_fork(3)",
 		TABLE_BYTES, store_huge_create, cow_prepare, cow_fork, region_destroy,
 		store_huge_bytes, NULL, store_thaws, NULL,
+	},
+	[ENGINE_IN_PLACE] = {
+		"in-place", "anonymous 4 KiB pages where they are, filled on demand, cow_fork(3)",
+		4096, in_place_create, in_place_prepare, cow_fork, in_place_destroy,
+		NULL, NULL, NULL, NULL,
+	},
+	[ENGINE_IN_PLACE_THP] = {
+		"in-place-thp", "the same on transparent huge pages",
+		TABLE_BYTES, in_place_thp_create, in_place_prepare, cow_fork,
+		in_place_destroy, thp_bytes, NULL, NULL, NULL,
 	},
 	[ENGINE_ADOPT] = {
 		"adopt", "memory that exists, adopted by the first cow_fork(3)",

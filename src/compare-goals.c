@@ -17,8 +17,10 @@
 #define MIB ((size_t)1 << 20)
 #define FORKS_ONLY (ENGINE_BIT(ENGINE_FLOOR) | ENGINE_BIT(ENGINE_STORE) | \
 		    ENGINE_BIT(ENGINE_STORE_HUGE))
-#define NOT_THP (ENGINES_ALL & ~ENGINE_BIT(ENGINE_FORK_THP))
-#define NOT_STORE (ENGINES_MEMORY & ~ENGINE_BIT(ENGINE_STORE))
+#define NOT_THP (ENGINES_FLAT & ~ENGINE_BIT(ENGINE_FORK_THP))
+#define NOT_STORE (ENGINES_FLAT & ENGINES_MEMORY & ~ENGINE_BIT(ENGINE_STORE))
+#define IN_PLACE_4K (ENGINE_BIT(ENGINE_FORK_4K) | ENGINE_BIT(ENGINE_IN_PLACE))
+#define IN_PLACE_HUGE (ENGINE_BIT(ENGINE_FORK_THP) | ENGINE_BIT(ENGINE_IN_PLACE_THP))
 
 const struct plan goal_plans[] = {
 	{ { 64 * MIB, GIB, 8 * GIB }, 3, CASE_BIT(CASE_FORK), FORKS_ONLY },
@@ -33,6 +35,9 @@ const struct plan goal_plans[] = {
 	{ { 4 * GIB }, 1, CASE_BIT(CASE_SERVER), 0 },
 	{ { GIB, 4 * GIB }, 2, CASE_BIT(CASE_CHILD_READ) | CASE_BIT(CASE_CHILD_WRITE),
 	  NOT_STORE },
+	{ { GIB, 4 * GIB }, 2, CASE_BIT(CASE_FORK), IN_PLACE_4K | IN_PLACE_HUGE },
+	{ { GIB }, 1, CASE_BIT(CASE_CHILD_READ) | CASE_BIT(CASE_CHILD_WRITE) |
+	  CASE_BIT(CASE_PARENT_WRITE), IN_PLACE_4K },
 };
 
 const size_t goal_plan_count = sizeof(goal_plans) / sizeof(goal_plans[0]);
@@ -116,6 +121,16 @@ static const struct goal goals[] = {
 	  PARTS(0, CALLS_OFF_PARTS - 1), VERSUS(STORE, FORK_4K), METRIC_CALL, AT_MOST, 1.5 },
 	{ "calls in bursts: store / fork-4k", CASE_CALLS, ONLY(1),
 	  PARTS(0, CALLS_OFF_PARTS - 1), VERSUS(STORE, FORK_4K), METRIC_CYCLE, AT_MOST, 1.5 },
+	{ "fork: fork-4k / in-place", CASE_FORK, ONE_AND_FOUR, PARTS(0, 0),
+	  VERSUS(FORK_4K, IN_PLACE), METRIC_CALL, AT_LEAST, 40 },
+	{ "fork: fork-thp / in-place-thp", CASE_FORK, ONLY(4), PARTS(0, 0),
+	  VERSUS(FORK_THP, IN_PLACE_THP), METRIC_CALL, AT_LEAST, 5 },
+	{ "child-read: fork-4k / in-place", CASE_CHILD_READ, ONLY(1), SHARES(1, 1),
+	  VERSUS(FORK_4K, IN_PLACE), METRIC_CHILD, AT_LEAST, 5 },
+	{ "child-write: fork-4k / in-place", CASE_CHILD_WRITE, ONLY(1), SHARES(1000, 1000),
+	  VERSUS(FORK_4K, IN_PLACE), METRIC_CHILD, AT_LEAST, 1 },
+	{ "parent-write: fork-4k / in-place", CASE_PARENT_WRITE, ONLY(1), SHARES(1000, 1000),
+	  VERSUS(FORK_4K, IN_PLACE), METRIC_CYCLE, AT_LEAST, 1 },
 	{ "heap, fork + exit: adopt / floor", CASE_HEAP, ONLY(2), PARTS(0, HEAP_KINDS - 1),
 	  VERSUS(ADOPT, FLOOR), METRIC_CHILD, AT_MOST, 1.6 },
 	{ "heap-adopt: GiB/s", CASE_HEAP_ADOPT, ONLY(1), PARTS(0, 0),

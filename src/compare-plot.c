@@ -28,7 +28,7 @@ static const char script[] =
 	"set key left top\n";
 
 const char *const plot_colours[ENGINE_COUNT] = {
-	"#888888", "#d62728", "#ff7f0e", "#1f77b4", "#2ca02c",
+	"#888888", "#d62728", "#ff7f0e", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b",
 };
 
 /* --- gnuplot ------------------------------------------------------------ */
