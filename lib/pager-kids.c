@@ -178,10 +178,10 @@ static long copy_some(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fr
 	case -ENOMEM:
 		sys_poll(NULL, 0, NO_MEMORY_MS);
 		return 0;
-	case -EFAULT:
-		k->lost = 1;
+	case -EEXIST:	/* it has this page */
 		return (long)page;
-	default:	/* -EEXIST: it has this page */
+	default:	/* -EFAULT: nobody has it any more */
+		k->lost = 1;
 		return (long)page;
 	}
 }

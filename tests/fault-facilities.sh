@@ -37,6 +37,8 @@ for facility in $("$place/without" --list); do
 	done
 	# diff-random maps a file of its own, which is a memfd
 	[ $facility = memfd ] || one "$facility" "$place/diff-random" --seeds "${SEEDS:-1-4}"
+	[ $facility = memfd ] || one "$facility" "$place/diff-random" --engine in-place \
+		--seeds "${SEEDS:-1-4}"
 	tried="$tried $facility"
 done
 echo "tried without:$tried"
