@@ -31,15 +31,20 @@ static void say(const char *text)
 	(void)sys_write(2, text, len);
 }
 
-/* What it has of the program's memory is a copy that nobody needs. */
+static int is_in(const struct procfs_map *m, uintptr_t at)
+{
+	return at >= m->start && at < m->end;
+}
+
+/* What it has of the program's memory is a copy that nobody needs; and where a store looks
+ * for descendants, it is none. */
 static int drop(void *arg, const struct procfs_map *m)
 {
 	const struct pager *p = arg;
-	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
-	uintptr_t block = p->bell_page;
+	int large = m->end - m->start >= LARGE && (!m->ino || m->prot & PROT_WRITE);
 
-	if (!m->ino && !m->shared && m->end - m->start >= LARGE &&
-	    !(here >= m->start && here < m->end) && !(block >= m->start && block < m->end))
+	if ((large || m->shared) && !is_in(m, (uintptr_t)__builtin_frame_address(0)) &&
+	    !is_in(m, (uintptr_t)p) && !is_in(m, (uintptr_t)p->shared))
 		sys_munmap(m->start, m->end - m->start);
 	return 0;
 }

@@ -106,6 +106,13 @@ static void report_text(const struct cow_stats *s)
 		(unsigned long long)(s->bytes_owned >> 20),
 		(unsigned long long)(s->bytes_frozen >> 20),
 		(unsigned long long)s->tables_huge, (unsigned long long)s->tables);
+	if (s->forks_in_place)
+		dprintf(STDERR_FILENO,
+			"cowfork: in place: %llu forks, %llu MiB armed; %llu faults, %llu MiB in "
+			"%.3f ms\n", (unsigned long long)s->forks_in_place,
+			(unsigned long long)(s->bytes_armed >> 20),
+			(unsigned long long)s->pager_faults,
+			(unsigned long long)(s->pager_bytes >> 20), ms(s->pager_ns));
 	for (int i = 1; i < COW_REASON_COUNT; i++)
 		if (s->native[i])
 			dprintf(STDERR_FILENO, "cowfork: native %llu times: %s\n",
