@@ -179,7 +179,7 @@ static int is_worth_it(const struct cow_stats *s)
 	for (int i = 1; i < COW_REASON_COUNT; i++)
 		if (s->native[i])
 			return 1;
-	return s->bytes_reserved != 0;
+	return s->bytes_reserved || s->forks_in_place;
 }
 
 static void report(const char *where)
