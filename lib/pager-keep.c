@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
 
@@ -22,13 +23,35 @@
 #define LOOK_MS 1000
 #define LARGE ((size_t)1 << 20)
 
-static void say(const char *text)
+/* "/proc/TID/fd/2": neither pager nor keeper holds a descriptor of the program's, which
+ * somebody may wait for to be closed. */
+static int open_errors_of(int tid)
 {
+	char path[32] = "/proc/", digits[12], *to = path + 6;
+	int n = 0;
+
+	for (; tid > 0; tid /= 10)
+		digits[n++] = (char)('0' + tid % 10);
+	while (n)
+		*to++ = digits[--n];
+	for (const char *tail = "/fd/2"; *tail; tail++)
+		*to++ = *tail;
+	*to = 0;
+	return sys_open(path, O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY);
+}
+
+void kid_kill(int tid, const char *last_words)
+{
+	int fd = open_errors_of(tid);
 	size_t len = 0;
 
-	while (text[len])
+	while (last_words[len])
 		len++;
-	(void)sys_write(2, text, len);
+	if (fd >= 0) {
+		(void)sys_write(fd, last_words, len);
+		sys_close(fd);
+	}
+	sys_kill(tid);
 }
 
 static int is_in(const struct procfs_map *m, uintptr_t at)
@@ -76,8 +99,8 @@ static void look(struct pager_shared *s, int fd)
 			(void)add(s, (int)m.arg.fork.ufd);
 		if (m.event != UFFD_EVENT_PAGEFAULT || fd == s->uffd)
 			continue;
-		say("cowfork: the pager was lost, and a child that needs it is killed\n");
-		sys_kill((int)m.arg.pagefault.feat.ptid);
+		kid_kill((int)m.arg.pagefault.feat.ptid, "cowfork: the pager was lost, and a "
+			 "child that needs it is killed\n");
 	}
 }
 

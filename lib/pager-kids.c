@@ -330,7 +330,8 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	}
 	if (k->fd && k->lost && open_part(k, page, page + size, &part)) {
 		atomic_fetch_add(&p->news.killed, 1);
-		sys_kill((int)m->arg.pagefault.feat.ptid);
+		kid_kill((int)m->arg.pagefault.feat.ptid, "cowfork: a child is killed that needs "
+			 "memory which its parent unmapped by a system call of its own\n");
 	}
 	if (k->fd)		/* whose page was there already */
 		uffd_wake(k->fd, page, size);

@@ -154,6 +154,9 @@ void pager_answer(struct pager *p, int answer);
 
 /* --- pager-keep.c ------------------------------------------------------- */
 
+/* End the process of that thread, and say why on its standard error. */
+void kid_kill(int tid, const char *last_words);
+
 /* Make the keeper. 0, -errno. */
 int keeper_start(struct pager *p);
 
