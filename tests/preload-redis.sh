@@ -4,7 +4,8 @@
 # child wrote has to be the memory of the moment of its fork, which plain servers
 # load and 04-redis-load verifies; and the forks must have had frozen memory. All that
 # once more with COWFORK_ADOPT=first: its allocator is not the C library's, beside whose
-# threads nothing is adopted unasked.
+# threads nothing is adopted unasked. And once in place, where a child that reads
+# everything soon makes the engine give up.
 #
 # SPDX-License-Identifier: MIT
 set -u
@@ -99,9 +100,10 @@ save()	# number
 
 # --- under the runtime, with writes going on ----------------------------------
 
-run_cow()	# adopt
+run_cow()	# engine, adopt
 {
-	COWFORK_ADOPT=$1 COWFORK_MIN_SIZE=1M COWFORK_STATS="$work/stats" start $port \
+	COWFORK_ENGINE=$1 COWFORK_ADOPT=$2 COWFORK_MIN_SIZE=1M COWFORK_STATS="$work/stats" \
+		start $port \
 		"$run" redis-server --dir "$work" --repl-diskless-sync-delay 0
 	cow=$server
 	# shellcheck disable=SC2086
@@ -154,20 +156,29 @@ verify_all()
 
 value() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" "$work/stats"; }
 
-look_at_forks()
+look_at_forks()	# engine
 {
 	echo "$(value forks) forks, $(value forks_freeze) froze, $(value forks_frozen) found" \
-		"all frozen, $(($(value bytes_frozen) >> 20)) MiB, $(value adoptions) adoptions"
+		"all frozen, $(($(value bytes_frozen) >> 20)) MiB, $(value adoptions) adoptions," \
+		"$(value forks_in_place) in place, $(value pager_faults) faults served"
 	[ "$(value forks)" -ge 5 ] || fail "not all forks were seen"
+	[ "$(value pager_killed)" = 0 ] || fail "a child was killed"
+	if [ "$1" = in-place ]; then
+		# unless this user may not
+		"$run" --explain | grep -q '^NO .*tells of forks' ||
+			[ "$(value forks_in_place)" -gt 0 ] || fail "nothing was armed"
+		return
+	fi
 	[ "$(value forks_native)" = 0 ] || fail "forks without managed memory"
 	[ $(($(value forks_freeze) + $(value forks_frozen))) -gt 0 ] || fail "nothing was frozen"
 }
 
-for adopt in auto first; do
-	echo "adopt $adopt:"
+for way in "store auto" "store first" "in-place first"; do
+	echo "$way:"
 	rm -rf "$work"/dump* "$work"/appendonly* "$work"/replica "$work"/log.*
-	run_cow $adopt
+	# shellcheck disable=SC2086
+	run_cow $way
 	verify_all
-	look_at_forks
+	look_at_forks "${way% *}"
 done
 exit 0
