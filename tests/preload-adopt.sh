@@ -1,7 +1,7 @@
 #!/bin/sh
 # Programs whose memory is malloc's, under the runtime with COWFORK_ADOPT=first and a small
-# threshold: the same output as without, and something was adopted. They fork in between,
-# and change everything afterwards.
+# threshold, adopted and in place: the same output as without, and something was adopted.
+# They fork in between, and change everything afterwards.
 #
 # SPDX-License-Identifier: MIT
 set -u
@@ -12,6 +12,32 @@ work=$(mktemp -d) || exit 99
 trap 'rm -rf "$work"' EXIT
 status=0
 
+number() { sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$work/stats" 2>/dev/null; }
+
+# under ENGINE COUNTER MUST NAME COMMAND...: MUST 1: the counter is not 0
+under()
+{
+	engine=$1 counter=$2 must=$3 name=$4
+	shift 4
+	"$run" --engine="$engine" --adopt=first --min-size=1M --stats="$work/stats" \
+		"$@" >"$work/cow" 2>&1
+	echo "status $?" >>"$work/cow"
+	count=$(number "$counter")
+	echo "$name, $engine: $counter ${count:-0}"
+	if ! cmp -s "$work/plain" "$work/cow"; then
+		echo "FAIL: $name, $engine differs:"
+		diff "$work/plain" "$work/cow" | head -20
+		status=1
+	elif [ "$must" = 1 ] && [ "${count:-0}" = 0 ]; then
+		echo "FAIL: $name, $engine: nothing was adopted"
+		status=1
+	fi
+	rm -f "$work/stats"
+}
+
+in_place=1
+"$run" --explain | grep -q '^NO .*tells of forks' && in_place=0
+
 # same NAME ADOPTS COMMAND...: does it adopt? 1: it must
 same()
 {
@@ -19,19 +45,8 @@ same()
 	shift 2
 	"$@" >"$work/plain" 2>&1
 	echo "status $?" >>"$work/plain"
-	"$run" --adopt=first --min-size=1M --stats="$work/stats" "$@" >"$work/cow" 2>&1
-	echo "status $?" >>"$work/cow"
-	adopted=$(sed -n 's/.*"adoptions": \([0-9]*\).*/\1/p' "$work/stats" 2>/dev/null)
-	echo "$name: ${adopted:-no} adoptions"
-	if ! cmp -s "$work/plain" "$work/cow"; then
-		echo "FAIL: $name differs:"
-		diff "$work/plain" "$work/cow" | head -20
-		status=1
-	elif [ "$adopts" = 1 ] && [ "${adopted:-0}" = 0 ]; then
-		echo "FAIL: $name: nothing was adopted"
-		status=1
-	fi
-	rm -f "$work/stats"
+	under store adoptions "$adopts" "$name" "$@"
+	under in-place forks_in_place $in_place "$name" "$@"
 }
 
 # lists, strings and arrays that grow and shrink between forks; generations of children
