@@ -188,6 +188,7 @@ static int main_of_pager(void *arg)
 
 	p->self = sys_getpid();
 	sys_name_thread("cowfork-pager");
+	sys_hurry();	/* whoever faults waits for it */
 	sys_new_session();
 	sys_go_to_root();
 	p->why = open_all(p);
