@@ -292,6 +292,24 @@ int area_arm(struct pager *p, uintptr_t start, uintptr_t end)
 	return ret;
 }
 
+/* A fork copies [start, end) from now on. With no room for one more piece, here or among the
+ * process's maps, all of its area. */
+static struct pager_area unwipe(uintptr_t start, uintptr_t end)
+{
+	struct pager_area part = { start, end };
+
+	each_area(a) {
+		int full = pager_areas.count == PAGER_AREAS && start > a->start && end < a->end;
+
+		if (start < a->start || end > a->end)
+			continue;
+		if (full || sys_madvise(start, end - start, MADV_KEEPONFORK) < 0)
+			part = *a;
+		sys_madvise(part.start, part.end - part.start, MADV_KEEPONFORK);
+	}
+	return part;
+}
+
 void area_leave(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	struct pager_area parts[PAGER_AREAS];
@@ -303,13 +321,8 @@ void area_leave(struct pager *p, uintptr_t start, uintptr_t end)
 				start > a->start ? start : a->start,
 				end < a->end ? end : a->end };
 	for (unsigned i = 0; i < count; i++) {
-		struct pager_area part = parts[i];
+		struct pager_area part = unwipe(parts[i].start, parts[i].end);
 
-		/* with no room for one more piece all of the area leaves */
-		if (list_cut(p, part.start, part.end) < 0)
-			each_area(a)
-				if (part.start >= a->start && part.start < a->end)
-					part = *a;
 		(void)list_cut(p, part.start, part.end);
 		kids_leave(p, part.start, part.end);
 		make_plain(p, part.start, part.end);
@@ -485,10 +498,22 @@ static void close_window(struct pager *p)
 	}
 }
 
-static void let_write(struct pager *p, uintptr_t page)
+/* A child may have been made before the page is copied, and lack it: of that fork, as of
+ * anything that the kernel is about to tell, -EAGAIN warns (fs/userfaultfd.c,
+ * mmap_changing). 0: not now, then. */
+static int let_write(struct pager *p, uintptr_t page)
 {
-	area_leave(p, page, page + sys_page_size());
+	uintptr_t end = area_part(page, page + sys_page_size());
+	struct pager_area part = unwipe(page, end);
+
+	if (end && uffd_protect(p->uffd, page, sys_page_size(), 1) == -EAGAIN) {
+		sys_madvise(part.start, part.end - part.start, MADV_WIPEONFORK);
+		return 0;
+	}
+	if (end)
+		area_leave(p, part.start, part.end);
 	uffd_wake(p->uffd, page, sys_page_size());
+	return 1;
 }
 
 /* In the window; it is woken when that closes. Too many wait: no matter, they are as if
@@ -496,19 +521,21 @@ static void let_write(struct pager *p, uintptr_t page)
 static void put_off(struct pager *p, const struct uffd_msg *m)
 {
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+	int hurries = (int)m->arg.pagefault.feat.ptid == p->asker ||
+		      sys_now_ns() > p->patience || p->waiting_count == WAITING;
 
-	if ((int)m->arg.pagefault.feat.ptid == p->asker || sys_now_ns() > p->patience)
-		let_write(p, page);
-	else if (p->waiting_count < WAITING)
+	if (hurries && let_write(p, page))
+		return;
+	if (p->waiting_count < WAITING)
 		p->waiting[p->waiting_count++] = page;
-	else
-		let_write(p, page);
+	else			/* it faults again */
+		uffd_wake(p->uffd, page, sys_page_size());
 }
 
 static void lose_patience(struct pager *p)
 {
-	while (p->waiting_count)
-		let_write(p, p->waiting[--p->waiting_count]);
+	while (p->waiting_count && let_write(p, p->waiting[p->waiting_count - 1]))
+		p->waiting_count--;
 }
 
 /* The program forks, or rings once more, or is no more. */

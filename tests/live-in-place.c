@@ -399,6 +399,62 @@ START_TEST(unseen_fork)
 }
 END_TEST
 
+static atomic_int stop_writer;
+
+static void *writes_on(void *arg)
+{
+	(void)arg;
+	for (unsigned n = 1; !stop_writer; n++)
+		*(volatile unsigned *)(area + SIZE / 2) = 0x80000000u + n;
+	return NULL;
+}
+
+static int knows_written(void *arg)
+{
+	(void)arg;
+	return *(volatile unsigned *)(area + SIZE / 2) & 0x80000000u ? 0 : 1;
+}
+
+/* A writer waits no longer than some milliseconds, and a fork that copies page tables of
+ * other memory takes longer. */
+START_TEST(slow_fork)
+{
+	char *other = mmap(NULL, GIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pthread_t thread;
+
+	ck_assert_ptr_ne(other, MAP_FAILED);
+	ck_assert_int_eq(madvise(other, GIB, MADV_NOHUGEPAGE), 0);
+	memset(other, 1, GIB);
+	for (int i = 0; i < 3; i++) {
+		begin();
+		stop_writer = 0;
+		ck_assert_int_eq(pthread_create(&thread, NULL, writes_on, NULL), 0);
+		while (knows_written(NULL))
+			;
+		ck_assert_int_eq(in_child(knows_written, NULL), 0);
+		stop_writer = 1;
+		pthread_join(thread, NULL);
+		ck_assert_int_eq(cow_munmap(area, SIZE), 0);
+	}
+}
+END_TEST
+
+START_TEST(maps_run_out)
+{
+	const size_t most = 80000;
+	char *many = mmap(NULL, most * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t n = 0;
+
+	ck_assert_ptr_ne(many, MAP_FAILED);
+	begin();
+	while (n < most && mprotect(many + n * PAGE, PAGE, PROT_READ) == 0)
+		n += 2;
+	ck_assert_int_lt(cow_munmap(area + MIB, PAGE), 0);
+	ck_assert_int_eq(munmap(many, most * PAGE), 0);
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -524,6 +580,8 @@ static Suite *in_place_suite(void)
 	tcase_add_test(killed, unseen_fork);
 	tcase_add_test(many, writers_and_generations);
 	tcase_add_test(many, more_children_than_fit);
+	tcase_add_test(many, slow_fork);
+	tcase_add_test(many, maps_run_out);
 	tcase_set_timeout(many, 60);
 	suite_add_tcase(s, sees);
 	suite_add_tcase(s, does);
