@@ -67,10 +67,23 @@ static int source_part(const struct kid *k, uintptr_t from, uintptr_t to,
 	return ret_part->end != 0;
 }
 
-static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, uintptr_t moved);
+/* Too many ranges: what it lacks is not known any more, so it may be all. */
+static void lose_track(struct kid *k)
+{
+	k->lost = 1;
+	k->count = 1;
+	k->open[0] = (struct kid_range){ 0, UINTPTR_MAX, 0 };
+}
 
-/* Of a child with too many ranges none is left open. */
-static void close_range(struct pager *p, struct kid *k, uintptr_t start, uintptr_t end)
+static void add_range(struct kid *k, const struct kid_range *r)
+{
+	if (r->end && k->count == KID_RANGES)
+		lose_track(k);
+	else if (r->end)
+		k->open[k->count++] = *r;
+}
+
+static void close_range(struct kid *k, uintptr_t start, uintptr_t end)
 {
 	for (unsigned i = 0; i < k->count; i++) {
 		struct kid_range was = k->open[i];
@@ -79,47 +92,34 @@ static void close_range(struct pager *p, struct kid *k, uintptr_t start, uintptr
 
 		if (start >= was.end || end <= was.start)
 			continue;
-		if (left.end && right.end && k->count == KID_RANGES) {
-			k->open[i] = left;
-			give(p, k, 0, UINTPTR_MAX, 0);
-			k->open[0] = right;
-			k->count = 1;
-			give(p, k, 0, UINTPTR_MAX, 0);
-			k->count = 0;
-			return;
-		}
 		k->open[i] = left.end ? left : right;
-		if (left.end && right.end)
-			k->open[k->count++] = right;
-		else if (!left.end && !right.end)
+		if (left.end)
+			add_range(k, &right);
+		else if (!right.end)
 			k->open[i--] = k->open[--k->count];
 	}
 }
 
-/* The child moved [from, from + len) to `to`. One with too many ranges cannot be served
- * any more. */
-static void move_range(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, size_t len)
+/* The child moved [from, from + len) to `to`. */
+static void move_range(struct kid *k, uintptr_t from, uintptr_t to, size_t len)
 {
 	unsigned n;
 
-	close_range(p, k, to, to + len);
+	close_range(k, to, to + len);
 	n = k->count;
-	for (unsigned i = 0; i < n; i++) {
+	for (unsigned i = 0; i < n && i < k->count; i++) {
 		struct kid_range was = k->open[i];
-		struct kid_range parts[] = { part_of(&was, 0, from),
-			part_of(&was, from, from + len), part_of(&was, from + len, UINTPTR_MAX) };
+		struct kid_range left = part_of(&was, 0, from);
+		struct kid_range moved = part_of(&was, from, from + len);
+		struct kid_range right = part_of(&was, from + len, UINTPTR_MAX);
 
-		if (!parts[1].end)
+		if (!moved.end)
 			continue;
-		parts[1].start += to - from;
-		parts[1].end += to - from;
-		k->open[i] = parts[1];
-		for (int j = 0; j < 3; j += 2) {
-			if (parts[j].end && k->count < KID_RANGES)
-				k->open[k->count++] = parts[j];
-			else if (parts[j].end)
-				k->lost = 1;
-		}
+		moved.start += to - from;
+		moved.end += to - from;
+		k->open[i] = moved;
+		add_range(k, &left);
+		add_range(k, &right);
 	}
 }
 
@@ -172,9 +172,10 @@ static long copy_some(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fr
 	case -EAGAIN:
 	case -ESRCH:
 		return ret;
-	case -ENOENT:	/* more than one mapping, or none */
-		return len > page ? copy_some(p, k, to, from, len / 2 & ~(page - 1))
-				  : (long)page;
+	case -ENOENT:	/* more than one mapping, or none; moved this moment? */
+		if (len > page)
+			return copy_some(p, k, to, from, len / 2 & ~(page - 1));
+		return uffd_memory_changes(k->fd) ? -EAGAIN : (long)page;
 	case -ENOMEM:
 		sys_poll(NULL, 0, NO_MEMORY_MS);
 		return 0;
@@ -337,6 +338,31 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 		uffd_wake(k->fd, page, size);
 }
 
+static struct kid_range largest(const struct kid *k)
+{
+	struct kid_range found = k->open[0];
+
+	for (unsigned i = 1; i < k->count; i++)
+		if (k->open[i].end - k->open[i].start > found.end - found.start)
+			found = k->open[i];
+	return found;
+}
+
+/* It has memory in many pieces: it gets all that it lacks. What it does meanwhile is noted,
+ * and makes the more pieces the larger those are. */
+static void complete(struct pager *p, struct kid *k)
+{
+	k->completing = 1;
+	while (k->fd && !k->lost && k->count) {
+		struct kid_range r = largest(k);
+		uintptr_t end = r.start + (uintptr_t)copy_part(p, k, &r, 0);
+
+		if (end > r.start)
+			close_range(k, r.start, end);
+	}
+	k->completing = 0;
+}
+
 static void event(struct pager *p, struct kid *k, const struct uffd_msg *m)
 {
 	switch (m->event) {
@@ -344,17 +370,18 @@ static void event(struct pager *p, struct kid *k, const struct uffd_msg *m)
 		(void)kid_new(p, (int)m->arg.fork.ufd, k);
 		break;
 	case UFFD_EVENT_REMAP:
-		move_range(p, k, (uintptr_t)m->arg.remap.from, (uintptr_t)m->arg.remap.to,
+		move_range(k, (uintptr_t)m->arg.remap.from, (uintptr_t)m->arg.remap.to,
 			   (size_t)m->arg.remap.len);
 		break;
 	case UFFD_EVENT_REMOVE:
 	case UFFD_EVENT_UNMAP:
-		close_range(p, k, (uintptr_t)m->arg.remove.start,
-			    (uintptr_t)m->arg.remove.end);
+		close_range(k, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
 		break;
 	default:
 		break;
 	}
+	if (k->count > MANY_RANGES && !k->completing)
+		complete(p, k);
 }
 
 /* In the midst of serving: what the child did with its memory. Faults, which are told
@@ -417,26 +444,26 @@ void kids_give(struct pager *p, uintptr_t start, uintptr_t end)
 }
 
 /* It has that by now. */
-static void forget_source(struct pager *p, struct kid *k, uintptr_t start, uintptr_t end)
+static void forget_source(struct kid *k, uintptr_t start, uintptr_t end)
 {
 	struct kid_range part;
 
 	while (!k->lost && k->fd && source_part(k, start, end, &part))
-		close_range(p, k, part.start, part.end);
+		close_range(k, part.start, part.end);
 }
 
 void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
 {
 	give_all(p, from, from + len, to - from);
 	each_kid(p, k)
-		forget_source(p, k, from, from + len);
+		forget_source(k, from, from + len);
 }
 
 void kids_leave(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	kids_give(p, start, end);
 	each_kid(p, k)
-		forget_source(p, k, start, end);
+		forget_source(k, start, end);
 }
 
 void kids_complete(struct pager *p)

@@ -17,7 +17,8 @@
 #define FIRST_KID 3u		/* of what an epoll tells: below are the program's faults, the
 				 * bell, and the program's end */
 #define KIDS 1024u		/* that may be incomplete at a time */
-#define KID_RANGES 512u
+#define KID_RANGES 4096u
+#define MANY_RANGES 256u	/* with which a child gets all that it lacks */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
 #define VACATED 64u
 #define WAITING 64u
@@ -41,6 +42,7 @@ struct kid {
 	int suspect;		/* it was made by a call that the library did not see: its
 				 * memory may still be wiped at a fork of its own */
 	int lost;		/* what it lacks cannot be had any more */
+	int completing;		/* it gets all of it */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
 	struct tracks tracks;
 	unsigned count;

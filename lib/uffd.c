@@ -104,10 +104,15 @@ int uffd_read(int uffd, struct uffd_msg *ret_msg)
 }
 
 /* Of a range that no program has, the kernel asks after the memory first (fs/userfaultfd.c,
- * userfaultfd_writeprotect). */
+ * userfaultfd_writeprotect), and before that whether it changes. */
 int uffd_memory_lives(int uffd)
 {
 	return uffd_protect(uffd, sys_page_size(), sys_page_size(), 0) != -ESRCH;
+}
+
+int uffd_memory_changes(int uffd)
+{
+	return uffd_protect(uffd, sys_page_size(), sys_page_size(), 0) == -EAGAIN;
 }
 
 void uffd_wake(int uffd, uintptr_t start, size_t len)

@@ -45,6 +45,9 @@ int uffd_read(int uffd, struct uffd_msg *ret_msg);
 /* Does anybody have the descriptor's memory still? */
 int uffd_memory_lives(int uffd);
 
+/* ... and is the kernel about to tell of what was done with it? */
+int uffd_memory_changes(int uffd);
+
 /* Undo a registration, and wake who waits. */
 void uffd_let_go(int uffd, uintptr_t start, size_t len);
 

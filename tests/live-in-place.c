@@ -455,6 +455,47 @@ START_TEST(maps_run_out)
 }
 END_TEST
 
+static int empties_every_other(void *arg)
+{
+	(void)arg;
+	for (size_t p = 0; p < PAGES; p += 2)
+		NEED(madvise(area + p * PAGE, PAGE, MADV_DONTNEED) == 0);
+	for (size_t p = 0; p < PAGES; p++)
+		NEED(p % 2 ? is_page_filled(area, p, 1) : is_zero(area + p * PAGE, PAGE));
+	return 0;
+}
+
+START_TEST(child_in_pieces)
+{
+	begin();
+	ck_assert_int_eq(in_child(empties_every_other, NULL), 0);
+}
+END_TEST
+
+static int moves_every_other(void *arg)
+{
+	(void)arg;
+	for (size_t p = 0; p < PAGES; p += 2)
+		NEED((void *)syscall(SYS_mremap, area + p * PAGE, PAGE, PAGE,
+				     MREMAP_MAYMOVE | MREMAP_FIXED,
+				     area + 4 * GIB + (PAGES - p) * PAGE) != MAP_FAILED);
+	for (size_t p = 0; p < PAGES; p++)
+		NEED(!memcmp(area + (p % 2 ? p * PAGE : 4 * GIB + (PAGES - p) * PAGE),
+			     (char *)arg + p * PAGE, PAGE));
+	return 0;
+}
+
+START_TEST(child_moves_pieces)
+{
+	char *copy;
+
+	begin();
+	copy = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	fill(copy, SIZE, 1);
+	ck_assert_int_eq(in_child(moves_every_other, copy), 0);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -574,6 +615,8 @@ static Suite *in_place_suite(void)
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
 	tcase_add_test(does, kernel_touches);
+	tcase_add_test(does, child_in_pieces);
+	tcase_add_test(does, child_moves_pieces);
 	tcase_add_test(killed, pager_is_killed);
 	tcase_add_loop_test(killed, parent_ends, 0, 4);
 	tcase_add_loop_test(killed, nobody_stays, 0, 3);
