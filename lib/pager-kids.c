@@ -181,7 +181,13 @@ static long copy_some(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fr
 		return 0;
 	case -EEXIST:	/* it has this page */
 		return (long)page;
-	default:	/* -EFAULT: nobody has it any more */
+	case -EFAULT:	/* it may only have moved, which is told next */
+		if (uffd_memory_changes(p->uffd))
+			k->gone = 1;
+		else
+			k->lost = 1;
+		return (long)page;
+	default:
 		k->lost = 1;
 		return (long)page;
 	}
@@ -206,7 +212,8 @@ static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, u
 {
 	struct kid_range part;
 
-	while (k->fd && from < to && source_part(k, from, to, &part))
+	k->gone = 0;
+	while (k->fd && !k->lost && from < to && source_part(k, from, to, &part))
 		from = part.source + (uintptr_t)copy_part(p, k, &part, moved);
 }
 
@@ -215,7 +222,7 @@ static void fill(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to)
 {
 	struct kid_range part;
 
-	while (k->fd && from < to && open_part(k, from, to, &part))
+	while (k->fd && !k->lost && from < to && open_part(k, from, to, &part))
 		from = part.start + (uintptr_t)copy_part(p, k, &part, 0);
 }
 
@@ -326,7 +333,7 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 		(void)uffd_protect(k->fd, page, size, 0);
 	if (!open_part(k, page, page + size, &part)) {
 		zero(k, page);
-	} else if (!k->lost) {
+	} else {
 		fill(p, k, range.start, range.end);
 	}
 	if (k->fd && k->lost && open_part(k, page, page + size, &part)) {
@@ -353,11 +360,12 @@ static struct kid_range largest(const struct kid *k)
 static void complete(struct pager *p, struct kid *k)
 {
 	k->completing = 1;
-	while (k->fd && !k->lost && k->count) {
+	k->gone = 0;
+	while (k->fd && !k->lost && !k->gone && k->count) {
 		struct kid_range r = largest(k);
 		uintptr_t end = r.start + (uintptr_t)copy_part(p, k, &r, 0);
 
-		if (end > r.start)
+		if (end > r.start && !k->gone)
 			close_range(k, r.start, end);
 	}
 	k->completing = 0;
@@ -443,12 +451,12 @@ void kids_give(struct pager *p, uintptr_t start, uintptr_t end)
 	give_all(p, start, end, 0);
 }
 
-/* It has that by now. */
+/* It has that by now, but for what is gone. */
 static void forget_source(struct kid *k, uintptr_t start, uintptr_t end)
 {
 	struct kid_range part;
 
-	while (!k->lost && k->fd && source_part(k, start, end, &part))
+	while (!k->lost && !k->gone && k->fd && source_part(k, start, end, &part))
 		close_range(k, part.start, part.end);
 }
 

@@ -42,6 +42,7 @@ struct kid {
 	int suspect;		/* it was made by a call that the library did not see: its
 				 * memory may still be wiped at a fork of its own */
 	int lost;		/* what it lacks cannot be had any more */
+	int gone;		/* ... some of it just now; where it went is told next */
 	int completing;		/* it gets all of it */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
 	struct tracks tracks;

@@ -496,6 +496,23 @@ START_TEST(child_moves_pieces)
 }
 END_TEST
 
+START_TEST(armed_again)
+{
+	struct reader r;
+
+	begin();
+	r = reader_start(sees_first, NULL);
+	ck_assert_int_eq((int)syscall(SYS_munmap, area, SIZE), 0);
+	ck_assert_ptr_eq(mmap(area, SIZE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), area);
+	fill(area, SIZE, 2);
+	ck_assert_int_eq(cow_adopt(area, SIZE), 0);
+	fill(area, SIZE, 3);
+	ck_assert_int_ne(reader_ask(&r), 0);
+	ck_assert_int_eq(wait_for(r.pid), KILLED);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -611,6 +628,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, neither_sees_the_other);
 	tcase_add_loop_test(sees, memory_goes, 0, 8);
 	tcase_add_test(sees, memory_goes_unseen);
+	tcase_add_test(sees, armed_again);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
