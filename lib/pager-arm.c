@@ -398,11 +398,16 @@ static void remapped(struct pager *p, const struct uffd_msg *m)
 	make_plain(p, to, to + len);
 }
 
-/* It is let go on as soon as this was read; what it removes is there until then. */
+/* It is let go on as soon as this was read; what it removes is there until then. What was
+ * announced is some of it, where another thread removes something too. */
 static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	if (!p->announced)
-		kids_lose(p, start, end);
+	const struct pager_area *a = &p->announced;
+
+	if (start < a->start || !a->end)
+		kids_lose(p, start, a->end && a->start < end ? a->start : end);
+	if (end > a->end && a->end)
+		kids_lose(p, start > a->end ? start : a->end, end);
 	area_vacate(p, start, end);
 	area_dirty(p, start, end);
 }
@@ -467,7 +472,7 @@ int parent_event(struct pager *p)
 {
 	struct uffd_msg m;
 
-	if (!p->open && !p->announced && kids_lack(p) && event_comes(p))
+	if (!p->open && !p->announced.end && kids_lack(p) && event_comes(p))
 		kids_complete(p);
 	if (!uffd_read(p->uffd, &m))
 		return 0;

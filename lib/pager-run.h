@@ -85,7 +85,7 @@ struct pager {
 	unsigned dirty_count;
 	struct pager_area vacated[VACATED];	/* emptied once, so that holes may be there */
 	unsigned vacated_count;
-	int announced;			/* PAGER_GIVE has prepared a removal */
+	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	struct kid *newest;
 	uintptr_t waiting[WAITING];	/* pages of writers, in the window */

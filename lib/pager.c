@@ -67,13 +67,13 @@ static void question(struct pager *p)
 		break;
 	case PAGER_GIVE:
 		kids_give(p, p->start, p->end);
-		p->announced = 1;
+		p->announced = (struct pager_area){ p->start, p->end };
 		pager_answer(p, 0);
 		break;
 	case PAGER_GIVEN:
 		while (parent_event(p))	/* it was told of before this */
 			;
-		p->announced = 0;
+		p->announced.end = 0;
 		pager_answer(p, 0);
 		break;
 	case PAGER_LEAVE:

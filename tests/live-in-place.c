@@ -513,6 +513,46 @@ START_TEST(armed_again)
 }
 END_TEST
 
+static void *empties_seen(void *arg)
+{
+	(void)arg;
+	while (!stop_writer)
+		(void)!cow_madvise(area, PAGE, MADV_DONTNEED);
+	return NULL;
+}
+
+static int sees_second_half(void *arg)
+{
+	(void)arg;
+	for (size_t p = PAGES / 2; p < PAGES; p++)
+		NEED(is_page_filled(area, p, 1));
+	return 0;
+}
+
+/* By a call of the library's, and by bare ones at the same time: better no child than zeros. */
+START_TEST(emptied_both_ways)
+{
+	struct reader r;
+	pthread_t thread;
+	int ret;
+
+	begin();
+	r = reader_start(sees_second_half, NULL);
+	stop_writer = 0;
+	ck_assert_int_eq(pthread_create(&thread, NULL, empties_seen, NULL), 0);
+	for (size_t p = PAGES / 2; p < PAGES; p++)
+		ck_assert_int_eq((int)syscall(SYS_madvise, area + p * PAGE, PAGE,
+					      MADV_DONTNEED), 0);
+	stop_writer = 1;
+	pthread_join(thread, NULL);
+	ret = reader_ask(&r);
+	if (ret == 0)
+		ck_assert_int_eq(reader_end(&r), 0);
+	else
+		ck_assert_int_eq(wait_for(r.pid), KILLED);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -629,6 +669,7 @@ static Suite *in_place_suite(void)
 	tcase_add_loop_test(sees, memory_goes, 0, 8);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_test(sees, armed_again);
+	tcase_add_test(sees, emptied_both_ways);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
