@@ -389,6 +389,8 @@ static void remapped(struct pager *p, const struct uffd_msg *m)
 	uintptr_t from = (uintptr_t)m->arg.remap.from, to = (uintptr_t)m->arg.remap.to;
 	size_t len = (size_t)m->arg.remap.len;
 
+	if (area_solid(p, from, from + len) != from + len)	/* its holes moved too */
+		area_vacate(p, to, to + len);
 	if (p->open)
 		kids_lose(p, from, from + len);
 	else

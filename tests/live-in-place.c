@@ -553,6 +553,25 @@ START_TEST(emptied_both_ways)
 }
 END_TEST
 
+/* What was emptied and then moved. */
+START_TEST(holes_move)
+{
+	struct reader r;
+	char *moved;
+
+	begin();
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	ck_assert_int_eq(cow_madvise(area, SIZE / 2, MADV_DONTNEED), 0);
+	r = reader_start(sees_second_half, NULL);
+	moved = (char *)syscall(SYS_mremap, area, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED,
+				area + 4 * GIB);
+	ck_assert_ptr_eq(moved, area + 4 * GIB);
+	fill(moved, SIZE, 3);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -670,6 +689,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_test(sees, armed_again);
 	tcase_add_test(sees, emptied_both_ways);
+	tcase_add_test(sees, holes_move);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
