@@ -391,7 +391,7 @@ static void remapped(struct pager *p, const struct uffd_msg *m)
 
 	if (area_solid(p, from, from + len) != from + len)	/* its holes moved too */
 		area_vacate(p, to, to + len);
-	if (p->open)
+	if (p->shared->open)
 		kids_lose(p, from, from + len);
 	else
 		kids_moved(p, from, to, len);
@@ -423,7 +423,7 @@ static int handle(struct pager *p, const struct uffd_msg *m)
 
 	switch (m->event) {
 	case UFFD_EVENT_PAGEFAULT:
-		if (p->open) {
+		if (p->shared->open) {
 			put_off(p, m);
 			break;
 		}
@@ -435,9 +435,9 @@ static int handle(struct pager *p, const struct uffd_msg *m)
 		break;
 	case UFFD_EVENT_FORK:
 		k = kid_new(p, (int)m->arg.fork.ufd, NULL);
-		if (!p->open && k)
+		if (!p->shared->open && k)
 			k->suspect = 1;
-		if (!p->open && p->newest)
+		if (!p->shared->open && p->newest)
 			p->newest->suspect = 1;
 		p->newest = k;
 		return 1;
@@ -474,7 +474,7 @@ int parent_event(struct pager *p)
 {
 	struct uffd_msg m;
 
-	if (!p->open && !p->announced.end && kids_lack(p) && event_comes(p))
+	if (!p->shared->open && !p->announced.end && kids_lack(p) && event_comes(p))
 		kids_complete(p);
 	if (!uffd_read(p->uffd, &m))
 		return 0;
@@ -572,10 +572,10 @@ void window(struct pager *p)
 	if (p->kids > KIDS / 2)
 		kids_sweep(p);
 	ret = p->kids > KIDS / 2 ? -EMFILE : open_window(p);
-	atomic_store(&p->open, ret == 0);
+	atomic_store(&p->shared->open, ret == 0);
 	pager_answer(p, ret);
 	if (ret == 0)
 		wait_for_fork(p);
 	close_window(p);
-	atomic_store(&p->open, 0);
+	atomic_store(&p->shared->open, 0);
 }

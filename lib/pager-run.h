@@ -57,6 +57,7 @@ struct kid {
 struct pager_shared {
 	atomic_int lost;
 	atomic_int done;		/* it ended because nobody needs it */
+	atomic_int open;		/* a child may be made that nobody knows */
 	struct pager_areas areas;
 	_Atomic(int) uffd, bell;
 	_Atomic(int) kid_fd[KIDS];	/* 0: none */
@@ -71,7 +72,6 @@ struct pager {
 	atomic_uint answered;
 	int answer;
 	uintptr_t bell_page;
-	atomic_int open;
 	/* its life */
 	atomic_uint state;		/* PAGER_BEGINS and so on; waited for */
 	int why;			/* -errno, when it could not begin */

@@ -331,7 +331,7 @@ int pager_is_open(void)
 {
 	const struct pager *p = process.life->pager.it;
 
-	return p && atomic_load(&p->open);
+	return p && atomic_load(&p->shared->open);
 }
 
 IN_CHILD void pager_in_child(void)
@@ -344,7 +344,7 @@ IN_CHILD void pager_in_child(void)
 	for (unsigned i = 0; i < pager_areas.count; i++)
 		sys_madvise(pager_areas.at[i].start,
 			    pager_areas.at[i].end - pager_areas.at[i].start, MADV_KEEPONFORK);
-	if (!atomic_load(&shared->lost))
+	if (!atomic_load(&shared->lost) || !atomic_load(&shared->open))
 		return;
 	(void)sys_write(2, last, sizeof(last) - 1);
 	sys_probe_kill(sys_getpid());

@@ -572,6 +572,27 @@ START_TEST(holes_move)
 }
 END_TEST
 
+static int only_forks(void *arg)
+{
+	(void)arg;
+	return in_child(sees_first, NULL);
+}
+
+START_TEST(forks_without_pager)
+{
+	struct reader r;
+
+	begin();
+	r = reader_start(only_forks, NULL);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	fill(area, SIZE, 2);
+	ck_assert_int_eq(kill(child_named("cowfork-pager"), SIGKILL), 0);
+	nap(100);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -700,6 +721,7 @@ static Suite *in_place_suite(void)
 	tcase_add_loop_test(killed, parent_ends, 0, 4);
 	tcase_add_loop_test(killed, nobody_stays, 0, 3);
 	tcase_add_test(killed, unseen_fork);
+	tcase_add_test(killed, forks_without_pager);
 	tcase_add_test(many, writers_and_generations);
 	tcase_add_test(many, more_children_than_fit);
 	tcase_add_test(many, slow_fork);
