@@ -569,9 +569,9 @@ void window(struct pager *p)
 {
 	int ret;
 
-	if (p->kids > KIDS / 2)
+	if (p->kids > p->most / 2)
 		kids_sweep(p);
-	ret = p->kids > KIDS / 2 ? -EMFILE : open_window(p);
+	ret = p->kids > p->most / 2 ? -EMFILE : open_window(p);
 	atomic_store(&p->shared->open, ret == 0);
 	pager_answer(p, ret);
 	if (ret == 0)

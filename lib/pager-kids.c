@@ -392,13 +392,24 @@ static void event(struct pager *p, struct kid *k, const struct uffd_msg *m)
 		complete(p, k);
 }
 
+/* A fork is told with a descriptor: where there is none, those of who has ended go. */
+static int read_from(struct pager *p, struct kid *k, struct uffd_msg *ret_msg)
+{
+	if (k->fd && uffd_read(k->fd, ret_msg))
+		return 1;
+	if (!k->fd || p->kids + 1 < p->most)
+		return 0;
+	kids_sweep(p);
+	return k->fd && uffd_read(k->fd, ret_msg);
+}
+
 /* In the midst of serving: what the child did with its memory. Faults, which are told
  * before that, wait. */
 static void note(struct pager *p, struct kid *k)
 {
 	struct uffd_msg m;
 
-	while (k->fd && uffd_read(k->fd, &m)) {
+	while (read_from(p, k, &m)) {
 		uintptr_t page = (uintptr_t)m.arg.pagefault.address;
 
 		if (m.event != UFFD_EVENT_PAGEFAULT) {
@@ -417,7 +428,7 @@ void kid_events(struct pager *p, struct kid *k)
 {
 	struct uffd_msg m;
 
-	while (k->fd && uffd_read(k->fd, &m)) {
+	while (read_from(p, k, &m)) {
 		if (m.event == UFFD_EVENT_PAGEFAULT)
 			fault(p, k, &m);
 		else

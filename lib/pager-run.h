@@ -87,6 +87,7 @@ struct pager {
 	unsigned vacated_count;
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	unsigned kids, top, born;	/* how many, above the last, ever */
+	unsigned most;			/* that there can be */
 	struct kid *newest;
 	uintptr_t waiting[WAITING];	/* pages of writers, in the window */
 	unsigned waiting_count;

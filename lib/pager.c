@@ -29,6 +29,7 @@
 #define IDLE_MS 1000			/* has the program become another by execve(2)? */
 #define BUDGET 64u			/* of its faults before children have a turn */
 #define BEGIN_NS 100000000u
+#define OWN_FILES 16u			/* more than the pager opens for itself */
 
 struct pager_areas pager_areas;
 int pager_ever;
@@ -149,10 +150,14 @@ static int open_fdinfo(int fd)
 /* 0 is for the epoll: no child has that number. */
 static int open_all(struct pager *p)
 {
+	unsigned files;
 	int ret;
 
 	sys_close_range(0, ~0u, 0);
-	sys_many_files();
+	files = sys_many_files();
+	p->most = files < KIDS + OWN_FILES ? files - OWN_FILES : KIDS;
+	if (files <= OWN_FILES)
+		return -EMFILE;
 	p->epoll = sys_epoll_create();
 	if (p->epoll)
 		return -EMFILE;

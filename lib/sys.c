@@ -372,14 +372,15 @@ void sys_new_session(void)
 	CALL(SYS_setsid, 0);
 }
 
-void sys_many_files(void)
+unsigned sys_many_files(void)
 {
 	struct rlimit64 limit;
 
 	if (CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit) < 0)
-		return;
+		return 0;
 	limit.rlim_cur = limit.rlim_max;
 	CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL);
+	return limit.rlim_max < UINT_MAX ? (unsigned)limit.rlim_max : UINT_MAX;
 }
 
 void sys_go_to_root(void)

@@ -108,7 +108,7 @@ int sys_poll(struct pollfd *fds, unsigned count, int timeout_ms);
 int sys_pidfd_open(int pid);
 void sys_kill(int pid);			/* SIGKILL, for a pid or the process of a thread id */
 void sys_new_session(void);
-void sys_many_files(void);		/* as many as the hard limit allows */
+unsigned sys_many_files(void);		/* as the hard limit allows: how many */
 void sys_go_to_root(void);		/* of the file system: no mount is kept busy */
 int sys_getppid(void);
 int sys_lives(int pid);			/* of a child that is not reaped: does it run? */

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -593,6 +594,33 @@ START_TEST(forks_without_pager)
 }
 END_TEST
 
+static int sees_little(void *arg)
+{
+	(void)arg;
+	return is_page_filled(area, 5, 1) ? 0 : 1;
+}
+
+static int forks_often(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 100; i++)
+		NEED(in_child(sees_little, NULL) == 0);
+	return 0;
+}
+
+/* Each child that has not been seen to end takes one of the pager's. */
+START_TEST(few_descriptors)
+{
+	const struct rlimit limit = { 64, 64 };
+
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	begin();
+	ck_assert_int_eq(forks_often(NULL), 0);
+	ck_assert_int_eq(in_child(forks_often, NULL), 0);
+	ck_assert_uint_eq(stats().forks_in_place, 101);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -726,6 +754,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(many, more_children_than_fit);
 	tcase_add_test(many, slow_fork);
 	tcase_add_test(many, maps_run_out);
+	tcase_add_test(many, few_descriptors);
 	tcase_set_timeout(many, 60);
 	suite_add_tcase(s, sees);
 	suite_add_tcase(s, does);
