@@ -316,6 +316,15 @@ static int forget(struct pager *p)
 	return -EPIPE;
 }
 
+/* mlockall(2) locks it as well. */
+static void lift_bell(uintptr_t page)
+{
+	if (sys_madvise(page, sys_page_size(), MADV_DONTNEED) == 0)
+		return;
+	sys_munlock(page, sys_page_size());
+	sys_madvise(page, sys_page_size(), MADV_DONTNEED);
+}
+
 int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end)
 {
 	struct pager *p = process.life->pager.it;
@@ -327,7 +336,7 @@ int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end)
 	p->end = end;
 	p->asker = sys_gettid();
 	p->asked++;
-	sys_madvise(p->bell_page, sys_page_size(), MADV_DONTNEED);
+	lift_bell(p->bell_page);
 	(void)*(volatile char *)p->bell_page;
 	return atomic_load(&p->answered) == p->asked ? p->answer : forget(p);
 }

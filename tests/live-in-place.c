@@ -324,6 +324,19 @@ START_TEST(pager_is_killed)
 }
 END_TEST
 
+START_TEST(everything_is_locked)
+{
+	begin();
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	(void)!syscall(SYS_mlockall, MCL_CURRENT);
+	for (int i = 0; i < 3; i++)
+		ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	ck_assert_uint_eq(stats().bytes_armed, SIZE);
+	ck_assert_int_eq(cow_release(area, SIZE), 0);
+	ck_assert_uint_eq(stats().native[COW_REASON_PAGER], 0);
+}
+END_TEST
+
 /* How a parent ends while its child lacks everything; what the child says comes by a pipe. */
 static void end_of_parent(int how)
 {
@@ -746,6 +759,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(does, child_in_pieces);
 	tcase_add_test(does, child_moves_pieces);
 	tcase_add_test(killed, pager_is_killed);
+	tcase_add_test(killed, everything_is_locked);
 	tcase_add_loop_test(killed, parent_ends, 0, 4);
 	tcase_add_loop_test(killed, nobody_stays, 0, 3);
 	tcase_add_test(killed, unseen_fork);
