@@ -486,15 +486,12 @@ static int is_plain(const struct procfs_map *m)
 	return !m->ino && !m->shared;
 }
 
-static int is_like(uintptr_t start, uintptr_t end, int any_prot)
+static int is_mapped(uintptr_t start, uintptr_t end)
 {
-	struct procfs_map first, m;
+	struct procfs_map m;
 
-	if (procfs_map_at(start, &first) < 0 || !is_plain(&first))
-		return 0;
-	for (uintptr_t at = first.end; at < end; at = m.end)
-		if (procfs_map_at(at, &m) < 0 || !is_plain(&m) ||
-		    (m.prot != first.prot && !any_prot))
+	for (uintptr_t at = start; at < end; at = m.end)
+		if (procfs_map_at(at, &m) < 0)
 			return 0;
 	return 1;
 }
@@ -502,7 +499,14 @@ static int is_like(uintptr_t start, uintptr_t end, int any_prot)
 /* Was it one mapping before a part of it was adopted? */
 static int was_one(uintptr_t start, uintptr_t end)
 {
-	return is_like(start, end, 0);
+	struct procfs_map first, m;
+
+	if (procfs_map_at(start, &first) < 0 || !is_plain(&first))
+		return 0;
+	for (uintptr_t at = first.end; at < end; at = m.end)
+		if (procfs_map_at(at, &m) < 0 || !is_plain(&m) || m.prot != first.prot)
+			return 0;
+	return 1;
 }
 
 /* Over the target, mapping by mapping; the last one grows. Back again where one is
@@ -619,10 +623,11 @@ static long remap_natively(uintptr_t addr, size_t old_len, size_t new_len, int f
  * vma_multi_allowed). With the lock held. */
 static long remap_parts(const struct move *m)
 {
+	uintptr_t end = m->addr + m->old_len;
 	int several = m->flags & MREMAP_FIXED && m->old_len == m->new_len &&
 		      sys_kernel_is(6, 17);
 
-	return pager_ever && is_like(m->addr, m->addr + m->old_len, several) ?
+	return pager_ever && (several ? is_mapped(m->addr, end) : was_one(m->addr, end)) ?
 	       move_mappings(m) : -EFAULT;
 }
 
