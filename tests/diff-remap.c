@@ -12,6 +12,7 @@
 #include "compat.h"
 #include "cowfork.h"
 #include "diff-state.h"
+#include "procfs.h"
 
 struct move {
 	struct world *w;
@@ -24,10 +25,37 @@ struct move {
 	int raw;		/* the library does not see it */
 };
 
+/* What was armed in part is several mappings that the kernel does not move at once: see
+ * cowfork(7). */
+static void *raw_mappings(unsigned char *from, size_t len, unsigned char *to)
+{
+	unsigned char *at = from, *end = from + len, *next;
+	struct procfs_map map;
+
+	for (; at < end; at = next) {
+		if (procfs_map_at((uintptr_t)at, &map) < 0)
+			return MAP_FAILED;
+		next = map.end < (uintptr_t)end ? (unsigned char *)map.end : end;
+		if (raw_mremap(at, (size_t)(next - at), (size_t)(next - at),
+			       MREMAP_MAYMOVE | MREMAP_FIXED, to + (at - from)) == MAP_FAILED)
+			return MAP_FAILED;
+	}
+	return to;
+}
+
+static void *raw_move(unsigned char *from, size_t len, unsigned char *to)
+{
+	void *p = raw_mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+
+	return p == MAP_FAILED && errno == EFAULT ? raw_mappings(from, len, to) : p;
+}
+
 static void *call(const struct move *m, size_t old_len)
 {
 	void *to = m->how & REMAP_FIXED ? m->dest->at + (size_t)m->dfirst * PAGE : NULL;
 
+	if (m->raw && to)
+		return raw_move(m->from.at, old_len, to);
 	if (m->raw)
 		return raw_mremap(m->from.at, old_len, (size_t)m->pages * PAGE, m->flags,
 				  to);
@@ -314,8 +342,7 @@ static int grow_pieces(struct move *m)
 	void *p = raw_mmap(NULL, (size_t)m->pages * PAGE, m->from.s->page[0].prot,
 			   MAP_ANONYMOUS | MAP_NORESERVE, -1);
 
-	if (p == MAP_FAILED || raw_mremap(m->from.at, m->from.len, m->from.len,
-					  MREMAP_MAYMOVE | MREMAP_FIXED, p) == MAP_FAILED)
+	if (p == MAP_FAILED || raw_move(m->from.at, m->from.len, p) == MAP_FAILED)
 		return errno;
 	settle(m, p);
 	return 0;
