@@ -282,6 +282,8 @@ static int advise_outside(uintptr_t start, size_t len, int advice)
 
 	if (!is_harmless(advice))
 		in_place_leave(start, len);
+	if (advice == MADV_WIPEONFORK && in_place_own(start, len) < 0)
+		return call_result(-ENOMEM);
 	ret = changes_nothing(advice) ? call_result(sys_madvise(start, len, advice))
 				      : call_natively(advise_natively, start, len, advice);
 	if (emptied)

@@ -18,6 +18,8 @@
 #include "options.h"
 #include "pager.h"
 #include "process.h"
+#include "procfs.h"
+#include "store.h"
 #include "sys.h"
 
 #define SAVED_NS_PER_KIB 18u	/* a fork and the child's end: 18 ms a GiB */
@@ -264,4 +266,76 @@ void in_place_emptied(void)
 {
 	(void)pager_ask(PAGER_GIVEN, 0, 0);
 	process_unlock();
+}
+
+/* --- in a child --------------------------------------------------------- */
+
+/* The contents of [from, from + len), which may be guarded in parts. */
+static void save(uintptr_t to, uintptr_t from, size_t len)
+{
+	size_t page = sys_page_size();
+	int all = sys_madvise(from, len, MADV_POPULATE_READ) == 0;
+
+	for (size_t at = 0; at < len; at += page)
+		if (all || sys_madvise(from + at, page, MADV_POPULATE_READ) == 0)
+			sys_copy((void *)(to + at), (void *)(from + at), page);
+}
+
+static void write_again(uintptr_t to, uintptr_t from, size_t len)
+{
+	size_t page = sys_page_size();
+
+	for (size_t at = 0; at < len; at += page)
+		if (!sys_is_zero((void *)(from + at), page))
+			sys_copy((void *)(to + at), (void *)(from + at), page);
+}
+
+/* Of no more than a table. */
+static int renew(uintptr_t start, size_t len)
+{
+	int locked = memory_is_locked(start, len), ret;
+	long copy = sys_mmap(0, len, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (sys_failed(copy))
+		return -ENOMEM;
+	save((uintptr_t)copy, start, len);
+	if (locked)
+		sys_munlock(start, len);
+	ret = sys_madvise(start, len, MADV_DONTNEED);
+	if (ret == 0)
+		write_again(start, (uintptr_t)copy, len);
+	memory_lock_as(start, len, locked);
+	sys_munmap((uintptr_t)copy, len);
+	return ret;
+}
+
+static int renew_mapping(const struct procfs_map *m, uintptr_t start, uintptr_t end)
+{
+	int ret = sys_mprotect(start, end - start, m->prot | PROT_READ | PROT_WRITE);
+
+	for (uintptr_t at = start, next; ret == 0 && at < end; at = next) {
+		next = (at | (TABLE_SIZE - 1)) + 1;
+		next = next < end ? next : end;
+		ret = renew(at, next - at);
+	}
+	sys_mprotect(start, end - start, m->prot);
+	return ret;
+}
+
+int in_place_own(uintptr_t start, size_t len)
+{
+	uintptr_t end;
+	struct procfs_map m;
+	int ret = 0;
+
+	if (!len || !pager_is_inherited())
+		return 0;
+	end = whole(&start, len);
+	process_lock();
+	for (; ret == 0 && start < end && procfs_map_at(start, &m) == 0; start = m.end)
+		if (!m.ino && !m.shared)
+			ret = renew_mapping(&m, start, m.end < end ? m.end : end);
+	process_unlock();
+	return ret;
 }

@@ -44,6 +44,11 @@ void in_place_leave(uintptr_t start, size_t len);
 int in_place_empty(uintptr_t start, size_t len);
 void in_place_emptied(void);
 
+/* In a child: what it has of its ancestors' in [start, start + len) becomes its own, of
+ * which the pager serves nothing to its children. What another thread writes there meanwhile
+ * can be lost. Takes the lock. 0, -errno. */
+int in_place_own(uintptr_t start, size_t len);
+
 uint64_t in_place_bytes(void);
 
 #endif

@@ -281,7 +281,6 @@ int pager_start(void)
 	if (!p)
 		return COW_REASON_ADDRESS;
 	pager_areas.count = 0;
-	pager_ever = 1;
 	p->parent = sys_getpid();
 	p->pid = clone(main_of_pager, (void *)((uintptr_t)p - TLS_SIZE),
 		       CLONE_VM | CLONE_SETTLS, p, NULL, fake_tls(p), NULL);
@@ -293,7 +292,15 @@ int pager_start(void)
 	}
 	mine->it = p;
 	mine->news = &p->news;
+	pager_ever++;
 	return 0;
+}
+
+int pager_is_inherited(void)
+{
+	const struct pager_of_life *mine = &process.life->pager;
+
+	return pager_ever > (mine->it != NULL) + (int)mine->lost;
 }
 
 /* The keeper has let its memory go, or the kernel has with the last descriptor. */

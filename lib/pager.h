@@ -29,8 +29,12 @@ extern struct pager_areas {
 	struct pager_area at[PAGER_AREAS];
 } pager_areas;
 
-/* Had this process one, or an ancestor? Then mappings may be more than they were. */
+/* How many this process has had, with its ancestors. Mappings may be more than they were
+ * then. */
 extern int pager_ever;
+
+/* Had an ancestor one? Then this one's may serve memory here. */
+int pager_is_inherited(void);
 
 enum pager_op {
 	PAGER_NOTHING,
