@@ -204,6 +204,8 @@ static int destroy(uintptr_t name)
 			i++;
 			continue;
 		}
+		if (in_place_at(regions[i].base, regions[i].end - regions[i].base))
+			(void)in_place_release(regions[i].base, regions[i].end);
 		if (unmap(regions[i].base, regions[i].end) < 0)
 			return -ENOMEM;
 		erase(i);
