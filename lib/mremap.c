@@ -618,17 +618,23 @@ static long remap_natively(uintptr_t addr, size_t old_len, size_t new_len, int f
 	return ret;
 }
 
-/* The in-place engine's registrations, and pages that left it, make more mappings of one; and
- * registered ones the kernel does not move several at a time (mm/mremap.c,
- * vma_multi_allowed). With the lock held. */
-static long remap_parts(const struct move *m)
+/* The in-place engine's registrations, and pages that left it, make more mappings of one.
+ * Several at a time, which the kernel moves since 6.17, it leaves half-way at the first one
+ * that is registered (mm/mremap.c, vma_multi_allowed). */
+static int is_several(const struct move *m)
 {
 	uintptr_t end = m->addr + m->old_len;
-	int several = m->flags & MREMAP_FIXED && m->old_len == m->new_len &&
-		      sys_kernel_is(6, 17);
+	struct procfs_map first;
 
-	return pager_ever && (several ? is_mapped(m->addr, end) : was_one(m->addr, end)) ?
-	       move_mappings(m) : -EFAULT;
+	return pager_ever && check(m) == 0 && m->flags & MREMAP_FIXED &&
+	       m->old_len == m->new_len && procfs_map_at(m->addr, &first) == 0 &&
+	       first.end < end && is_mapped(first.end, end) && sys_kernel_is(6, 17);
+}
+
+static long remap_parts(const struct move *m)
+{
+	return pager_ever && was_one(m->addr, m->addr + m->old_len) ? move_mappings(m) :
+								      -EFAULT;
 }
 
 /* --- public ------------------------------------------------------------- */
@@ -661,7 +667,7 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 	if (!m.s)
 		make_plain(&m);
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
-	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len)) {
+	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len) && !is_several(&m)) {
 		ret = remap_natively(m.addr, old_len, new_len, flags, (uintptr_t)new_addr);
 		if (ret != -EFAULT || !pager_ever)
 			return call_address(ret);
@@ -673,6 +679,8 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 		(void)verify_store(target);
 	if (m.s && m.s->adopted)
 		ret = remap_adopted(&m, target != NULL);
+	else if (!m.s && is_several(&m))
+		ret = move_mappings(&m);
 	else
 		ret = is_foreign(&m) ? remap_foreign(&m, target != NULL)
 				     : remap_from_window(&m);
