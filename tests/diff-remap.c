@@ -26,15 +26,16 @@ struct move {
 };
 
 /* What was armed in part is several mappings that the kernel does not move at once: see
- * cowfork(7). */
+ * cowfork(7). Those before the first such one it has moved. */
 static void *raw_mappings(unsigned char *from, size_t len, unsigned char *to)
 {
 	unsigned char *at = from, *end = from + len, *next;
 	struct procfs_map map;
 
 	for (; at < end; at = next) {
+		next = at + PAGE;
 		if (procfs_map_at((uintptr_t)at, &map) < 0)
-			return MAP_FAILED;
+			continue;
 		next = map.end < (uintptr_t)end ? (unsigned char *)map.end : end;
 		if (raw_mremap(at, (size_t)(next - at), (size_t)(next - at),
 			       MREMAP_MAYMOVE | MREMAP_FIXED, to + (at - from)) == MAP_FAILED)
