@@ -14,9 +14,11 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #include "compat.h"
 #include "pager-run.h"
+#include "procfs.h"
 #include "sys.h"
 #include "uffd.h"
 
@@ -217,13 +219,19 @@ static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, u
 		from = part.source + (uintptr_t)copy_part(p, k, &part, moved);
 }
 
-/* The same by its own addresses. */
-static void fill(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to)
+/* The same by its own addresses. 0, or -EAGAIN: not now. */
+static int fill(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to)
 {
 	struct kid_range part;
 
-	while (k->fd && !k->lost && from < to && open_part(k, from, to, &part))
-		from = part.start + (uintptr_t)copy_part(p, k, &part, 0);
+	while (k->fd && !k->lost && from < to && open_part(k, from, to, &part)) {
+		long done = copy_part(p, k, &part, 0);
+
+		if (!done)
+			return -EAGAIN;
+		from = part.start + (uintptr_t)done;
+	}
+	return 0;
 }
 
 /* --- who there is ------------------------------------------------------- */
@@ -311,7 +319,7 @@ static void kid_wake(struct kid *k)
 	k->wait_end = 0;
 }
 
-static void zero(struct kid *k, uintptr_t page)
+static int zero(struct kid *k, uintptr_t page)
 {
 	size_t done;
 	int ret;
@@ -319,6 +327,15 @@ static void zero(struct kid *k, uintptr_t page)
 	do
 		ret = uffd_zero(k->fd, page, sys_page_size(), &done);
 	while (ret == -ENOMEM && sys_poll(NULL, 0, NO_MEMORY_MS) >= 0);
+	return ret;
+}
+
+void fault_let_grow(int fd, const struct uffd_msg *m)
+{
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+
+	if (procfs_call_of((int)m->arg.pagefault.feat.ptid) == SYS_mremap)
+		uffd_let_go(fd, page, sys_page_size());
 }
 
 static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
@@ -327,15 +344,17 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
 	struct pager_area range = track_range(&k->tracks, page);
 	struct kid_range part;
+	int ret = 0;
 
 	atomic_fetch_add(&p->news.faults, 1);
 	if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
 		(void)uffd_protect(k->fd, page, size, 0);
-	if (!open_part(k, page, page + size, &part)) {
-		zero(k, page);
-	} else {
-		fill(p, k, range.start, range.end);
-	}
+	if (!open_part(k, page, page + size, &part))
+		ret = zero(k, page);
+	else
+		ret = fill(p, k, range.start, range.end);
+	if (k->fd && ret == -EAGAIN)
+		fault_let_grow(k->fd, m);
 	if (k->fd && k->lost && open_part(k, page, page + size, &part)) {
 		atomic_fetch_add(&p->news.killed, 1);
 		kid_kill((int)m->arg.pagefault.feat.ptid, "cowfork: a child is killed that needs "
@@ -416,6 +435,7 @@ static void note(struct pager *p, struct kid *k)
 			event(p, k, &m);
 			continue;
 		}
+		fault_let_grow(k->fd, &m);
 		page &= ~(sys_page_size() - 1);
 		if (!k->wait_end || page < k->wait_start)
 			k->wait_start = page;

@@ -127,6 +127,12 @@ void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
 int kids_lack(const struct pager *p);
 void kids_sweep(struct pager *p);	/* forget those that have ended */
 
+/* A fault that cannot be served now. What locked memory grows by, mremap(2) populates before it
+ * lets its move be read, ahead of which the kernel takes no page (mm/mremap.c, do_mremap): so
+ * that page is let go. Nothing else faults in that call. */
+struct uffd_msg;
+void fault_let_grow(int fd, const struct uffd_msg *m);
+
 /* How much to serve around a fault at page; within one table. */
 struct pager_area track_range(struct tracks *t, uintptr_t page);
 

@@ -492,6 +492,36 @@ int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
 	return ret;
 }
 
+/* No snprintf(3): it looks at thread-local storage, which the pager has not. */
+static int open_of_thread(int tid, const char *name)
+{
+	char path[64] = "/proc/", digits[16];
+	size_t at = 6, n = 0;
+
+	do
+		digits[n++] = (char)('0' + tid % 10);
+	while ((tid /= 10));
+	while (n)
+		path[at++] = digits[--n];
+	while (at < sizeof(path) - 1 && *name)
+		path[at++] = *name++;
+	return sys_open(path, O_RDONLY);
+}
+
+/* Its number and arguments; "running", or -1 where it waits for its own access. */
+long procfs_call_of(int tid)
+{
+	struct reader r = { .fd = open_of_thread(tid, "/syscall") };
+	uint64_t call;
+	int c;
+
+	if (r.fd < 0)
+		return r.fd;
+	c = number(&r, 10, &call);
+	sys_close(r.fd);
+	return c == ' ' ? (long)call : -ENOENT;
+}
+
 int procfs_pid_of(int pidfd)
 {
 	char path[64];

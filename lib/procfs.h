@@ -53,6 +53,9 @@ int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg);
  * cannot be told. Asked here, since a filter may kill for prctl(2). */
 int procfs_is_filtered(void);
 
+/* The system call in which a thread waits. -ENOENT: in none, -errno. */
+long procfs_call_of(int tid);
+
 /* The process that a pidfd stands for; 0 for another descriptor, -errno. */
 int procfs_pid_of(int pidfd);
 
