@@ -275,6 +275,12 @@ static int is_harmless(int advice)
 	}
 }
 
+/* It changes what is there, and the kernel does not tell the pager of a child's. */
+static int is_untold(int advice)
+{
+	return advice == MADV_WIPEONFORK || advice == MADV_GUARD_INSTALL;
+}
+
 static int advise_outside(uintptr_t start, size_t len, int advice)
 {
 	int emptied = empties(advice) && in_place_empty(start, len);
@@ -282,7 +288,7 @@ static int advise_outside(uintptr_t start, size_t len, int advice)
 
 	if (!is_harmless(advice))
 		in_place_leave(start, len);
-	if (advice == MADV_WIPEONFORK && in_place_own(start, len) < 0)
+	if (is_untold(advice) && in_place_own(start, len) < 0)
 		return call_result(-ENOMEM);
 	ret = changes_nothing(advice) ? call_result(sys_madvise(start, len, advice))
 				      : call_natively(advise_natively, start, len, advice);
