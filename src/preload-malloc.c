@@ -142,6 +142,8 @@ INTERPOSED IN_CHILD void free(void *p)
 INTERPOSED void *realloc(void *p, size_t size)
 {
 	int is = is_mapping(p), gate = is && !__libc_single_threaded;
+	size_t len = 0;
+	uintptr_t start = is ? mapping_of(p, &len) : 0;
 	uint64_t signals;
 	void *ret;
 
@@ -150,7 +152,7 @@ INTERPOSED void *realloc(void *p, size_t size)
 	if (!atomic_load(&real_realloc))
 		return NULL;
 	if (is) {
-		let_children_have((uintptr_t)p & ~(uintptr_t)15, size_of(p) & ~(size_t)7);
+		let_children_have(start, len);
 		prepare_to_grow(p, size);
 	}
 	if (gate)
