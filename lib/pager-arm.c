@@ -5,8 +5,8 @@
  * library does not see crashes there rather than reads zeros.
  *
  *   arm      register for write-protect, WIPEONFORK, DONTFORK, no holes, protect
- *   open     protect again what was written since; register for missing pages too, which a
- *            child inherits; DOFORK
+ *   open     register for missing pages too, which a child inherits; protect again what was
+ *            written since; DOFORK
  *            (the kernel's fork: the child's memory has a userfaultfd of its own before it
  *            runs, UFFD_EVENT_FORK, and the fork waits until that is read)
  *   close    DONTFORK
@@ -484,16 +484,19 @@ int parent_event(struct pager *p)
 
 /* --- the window --------------------------------------------------------- */
 
+/* Missing pages first: what is filled while the rest is protected would not be. */
 static int open_window(struct pager *p)
 {
-	int ret = area_rearm(p);
+	int ret = 0;
 
-	each_area(a) {
+	each_area(a)
 		if (ret == 0)
 			ret = uffd_register(p->uffd, a->start, a->end - a->start, WP_MISSING);
+	if (ret == 0)
+		ret = area_rearm(p);
+	each_area(a)
 		if (ret == 0)
 			ret = sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
-	}
 	return ret;
 }
 
