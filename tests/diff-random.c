@@ -17,7 +17,7 @@
  *	--engine in-place	instead of the store
  *	--strict		also what is known to differ (diff-known.c)
  *	--no-shrink, --verbose	every operation's result
- * Ends with 0: all the same, 1: a difference, 2: it could not run.
+ * Ends with 0: all the same, 1: a difference, 2: it could not run, 77: not here.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -266,6 +266,13 @@ static void check_defaults(void)
 	want.limit = 40;
 }
 
+static int is_engine_here(void)
+{
+	struct cow_facilities f = { .size = sizeof(f) };
+
+	return run_engine != COW_ENGINE_IN_PLACE || (cow_facilities(&f) == 0 && f.in_place);
+}
+
 int main(int argc, char **argv)
 {
 	int cases = 0, ret;
@@ -280,6 +287,8 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (!is_engine_here())
+		return printf("skip: no userfaultfd that tells of forks\n"), 77;
 	ret = run_setup();
 	if (ret < 0)
 		return fprintf(stderr, "diff-random: %s\n", strerror(-ret)), 2;
