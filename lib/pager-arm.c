@@ -360,9 +360,10 @@ static void write_fault(struct pager *p, uintptr_t page)
 		(void)protect(p, page, page + sys_page_size(), 0);
 }
 
-/* What was emptied is touched again. */
-static void missing_fault(struct pager *p, uintptr_t page)
+/* What was emptied is touched again, or what the program made armed memory grow by unseen. */
+static void missing_fault(struct pager *p, const struct uffd_msg *m)
 {
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
 	struct pager_area r = track_range(&p->tracks, page);
 	size_t done;
 
@@ -376,6 +377,8 @@ static void missing_fault(struct pager *p, uintptr_t page)
 	for (; r.start < r.end; r.start += done) {
 		int ret = uffd_zero(p->uffd, r.start, r.end - r.start, &done);
 
+		if (ret == -EAGAIN && !done)
+			fault_let_grow(p->uffd, m);
 		if (ret == -EEXIST && !done)
 			done = sys_page_size();
 		else if (ret < 0 && !done)
@@ -430,7 +433,7 @@ static int handle(struct pager *p, const struct uffd_msg *m)
 		if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
 			write_fault(p, page);
 		else
-			missing_fault(p, page);
+			missing_fault(p, m);
 		uffd_wake(p->uffd, page, sys_page_size());
 		break;
 	case UFFD_EVENT_FORK:

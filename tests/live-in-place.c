@@ -329,6 +329,35 @@ START_TEST(pager_is_killed)
 }
 END_TEST
 
+/* Moved or where it is, locked or not: what it grew by is there for the program itself. */
+START_TEST(grows_unseen)
+{
+	char *room, *now;
+
+	begin();
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	room = mmap(NULL, 3 * SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ck_assert_ptr_ne(room, MAP_FAILED);
+	now = (char *)syscall(SYS_mremap, area, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED,
+				room);
+	ck_assert_ptr_eq(now, room);
+	area = now;
+	ck_assert_int_eq(cow_adopt(area, SIZE), 0);
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	if (_i & 1)
+		(void)!syscall(SYS_mlock, area, SIZE);
+	if (!(_i & 2))
+		ck_assert_int_eq(munmap(room + SIZE, 2 * SIZE), 0);
+	now = (char *)syscall(SYS_mremap, area, SIZE, 2 * SIZE, _i & 2 ? MREMAP_MAYMOVE : 0);
+	ck_assert_ptr_ne(now, MAP_FAILED);
+	area = now;
+	ck_assert(is_zero(area + SIZE, SIZE));
+	fill(area + SIZE, SIZE, 3);
+	ck_assert(is_filled(area + SIZE, SIZE, 3));
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+}
+END_TEST
+
 START_TEST(everything_is_locked)
 {
 	begin();
@@ -805,6 +834,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(does, child_in_pieces);
 	tcase_add_test(does, child_moves_pieces);
 	tcase_add_test(killed, pager_is_killed);
+	tcase_add_loop_test(does, grows_unseen, 0, 4);
 	tcase_add_test(killed, everything_is_locked);
 	tcase_add_loop_test(killed, parent_ends, 0, 4);
 	tcase_add_loop_test(killed, nobody_stays, 0, 3);
