@@ -709,6 +709,39 @@ START_TEST(holes_before_first_fork)
 }
 END_TEST
 
+#define BLOCKS 2000u		/* several heaps */
+#define BLOCK (100 * KIB)
+#define HEAP (64 * MIB)
+
+static char *block[BLOCKS];
+
+static void *allocates(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		block[i] = malloc(BLOCK);
+		memset(block[i], 1, BLOCK);
+	}
+	return NULL;
+}
+
+/* free(3) unmaps heaps of a thread's unseen. */
+START_TEST(arena_stays_plain)
+{
+	pthread_t thread;
+	char *heap;
+
+	begin();
+	ck_assert_int_eq(pthread_create(&thread, NULL, allocates, NULL), 0);
+	pthread_join(thread, NULL);
+	heap = block[BLOCKS / 2] - (uintptr_t)block[BLOCKS / 2] % HEAP;
+	(void)!cow_adopt(heap + HEAP / 4, HEAP / 2);
+	ck_assert_int_ne(cow_region_state(heap + HEAP / 4), COW_STATE_ARMED);
+	for (unsigned i = 0; i < BLOCKS; i++)
+		free(block[i]);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -827,6 +860,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, armed_again);
 	tcase_add_test(sees, emptied_both_ways);
 	tcase_add_test(sees, holes_move);
+	tcase_add_test(sees, arena_stays_plain);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
