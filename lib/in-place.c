@@ -202,6 +202,10 @@ int in_place_open(void)
 
 	if (!process.life->pager.it || !pager_areas.count)
 		return 0;
+	if (memory_may_be_pinned()) {	/* a device does not wait */
+		give_up(COW_REASON_PINNED);
+		return 0;
+	}
 	if (is_dear()) {
 		give_up(COW_REASON_DEAR);
 		count_from_here();

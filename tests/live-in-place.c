@@ -7,6 +7,8 @@
 #include <check.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -742,6 +744,50 @@ START_TEST(arena_stays_plain)
 }
 END_TEST
 
+/* Who reads what a program prints waits for the end of all that could. */
+START_TEST(standard_error_ends)
+{
+	struct pollfd end = { .events = POLLIN };
+	int fd[2];
+	pid_t pid;
+	char b;
+
+	ck_assert_int_eq(pipe(fd), 0);
+	pid = fork();
+	if (pid == 0) {
+		dup2(fd[1], 2);
+		close(fd[0]);
+		close(fd[1]);
+		begin();
+		close(2);
+		pause();
+	}
+	close(fd[1]);
+	end.fd = fd[0];
+	ck_assert_int_eq(poll(&end, 1, 5000), 1);
+	ck_assert_int_eq((int)read(fd[0], &b, 1), 0);
+	ck_assert_int_eq(kill(pid, SIGKILL), 0);
+	wait_for(pid);
+}
+END_TEST
+
+/* A device writes to what was registered with it without a fault that anybody sees. */
+START_TEST(pinned_since)
+{
+	int fd;
+
+	begin();
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	fd = open("/proc/self/exe", O_RDONLY | O_DIRECT);
+	ck_assert_int_ge(fd, 0);
+	nap(1100);	/* descriptors are looked at once a second */
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	ck_assert_uint_eq(stats().forks_in_place, 1);
+	ck_assert_uint_eq(stats().native[COW_REASON_PINNED], 1);
+	ck_assert_uint_eq(stats().bytes_armed, 0);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -861,6 +907,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, emptied_both_ways);
 	tcase_add_test(sees, holes_move);
 	tcase_add_test(sees, arena_stays_plain);
+	tcase_add_test(sees, pinned_since);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
