@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cowfork.h"
+#include "in-place.h"
 #include "memory.h"
 #include "preload.h"
 #include "process.h"
@@ -89,7 +90,10 @@ void preload_detach(void *addr, size_t len)
 	uintptr_t end = start + sys_whole_pages((uintptr_t)addr - start + len);
 	struct store *s;
 
-	if (!len || end <= start || !process_store_at(start, end - start))
+	if (!len || end <= start)
+		return;
+	in_place_leave(start, end - start);	/* the kernel cannot wait for a page either */
+	if (!process_store_at(start, end - start))
 		return;
 	process_lock();
 	while ((s = process_next_window(&start, end, &from)))
@@ -134,6 +138,7 @@ static void make_plain(uintptr_t start, size_t len)
 {
 	int before = errno;
 
+	in_place_leave(start, len);
 	if (process_store_at(start, len) &&
 	    cow_madvise((void *)start, len, MADV_WIPEONFORK) == 0)
 		(void)!cow_madvise((void *)start, len, MADV_KEEPONFORK);

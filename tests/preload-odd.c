@@ -366,6 +366,35 @@ static int locks_are_robust(void)
 	return bad;
 }
 
+/* Small blocks, which lie in the heap: memory that is armed in place. */
+static int robust_in_the_heap(void)
+{
+	pthread_mutexattr_t robust;
+	char *block = NULL, *middle = NULL;
+	int i, ret;
+
+	for (i = 0; i < 16384; i++) {
+		block = malloc(1000);
+		NEED(block);
+		memset(block, 1, 1000);
+		middle = i == 8192 ? block : middle;
+	}
+	NEED(in_child(NULL, NULL) == 0);
+	locks = (struct locks *)middle;
+	pthread_mutexattr_init(&robust);
+	pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
+	NEED(pthread_mutex_init(&locks->mutex, &robust) == 0);
+	atomic_store(&go, 0);
+	NEED(pthread_create(&holder, NULL, hold_until_told, NULL) == 0);
+	while (!atomic_load(&go))
+		usleep(1000);
+	NEED(in_child(NULL, NULL) == 0);
+	let_holder_die();
+	ret = pthread_mutex_lock(&locks->mutex);
+	NEED(ret == EOWNERDEAD);
+	return 0;
+}
+
 /* --- who forks ------------------------------------------------------------ */
 
 /* /proc/self is empty once the first thread has left. */
@@ -1041,6 +1070,7 @@ static const struct odd {
 	{ "read-only-by-key", read_only_by_key, 0 },
 	{ "refreshes-keep-everything", refreshes_keep_everything, 0 },
 	{ "remap-after-dontneed", remap_after_dontneed, 0 },
+	{ "robust-in-the-heap", robust_in_the_heap, 0 },
 	{ "shrink-over-a-guard", shrink_over_a_guard, 0 },
 	{ "stack-of-a-coroutine", stack_of_a_coroutine, 0 },
 	{ "stack-of-a-signal", stack_of_a_signal, 0 },

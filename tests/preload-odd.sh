@@ -40,6 +40,8 @@ done
 [ $# -gt 0 ] || for name in $("$program" --list-native); do
 	run native "$name" env
 done
+[ $# -gt 0 ] || run "preloaded, in place" robust-in-the-heap env LD_PRELOAD="$so" \
+	COWFORK_ENGINE=in-place COWFORK_ADOPT=first COWFORK_MIN_SIZE=1M
 if [ $# -eq 0 ] && [ -f "$library" ]; then
 	run "preloaded and logging" no-cancellation-points env COWFORK_LOG=debug \
 		LD_PRELOAD="$so" COWFORK_MIN_SIZE=1M
