@@ -908,6 +908,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, holes_move);
 	tcase_add_test(sees, arena_stays_plain);
 	tcase_add_test(sees, pinned_since);
+	tcase_add_test(killed, standard_error_ends);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);

@@ -472,7 +472,8 @@ START_TEST(strings)
 	ck_assert_str_eq(cow_state_string(COW_STATE_NATIVE), "native");
 	ck_assert_str_eq(cow_state_string(COW_STATE_OWNED), "owned");
 	ck_assert_str_eq(cow_state_string(COW_STATE_FROZEN), "frozen");
-	ck_assert_str_eq(cow_state_string((enum cow_state)3), "?");
+	ck_assert_str_eq(cow_state_string(COW_STATE_ARMED), "armed");
+	ck_assert_str_eq(cow_state_string((enum cow_state)4), "?");
 	for (int i = 0; i < COW_REASON_COUNT; i++)
 		ck_assert_uint_gt(strlen(cow_reason_string((enum cow_reason)i)), 5);
 	ck_assert_str_eq(cow_reason_string(COW_REASON_COUNT), "?");
