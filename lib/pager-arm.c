@@ -345,6 +345,22 @@ void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
 		}
 }
 
+/* What grew in place by a bare mremap(2) is registered and marked as its area is, but not of
+ * it: plain memory from now on. */
+static void leave_growth(struct pager *p)
+{
+	size_t page = sys_page_size();
+
+	each_area(a) {
+		uintptr_t end = a->end;
+
+		while (!area_part(end, end + page) && uffd_protect(p->uffd, end, page, 0) == 0)
+			end += page;
+		if (end > a->end)
+			make_plain(p, a->end, end);
+	}
+}
+
 /* --- what comes from the program ---------------------------------------- */
 
 static void write_fault(struct pager *p, uintptr_t page)
@@ -352,8 +368,11 @@ static void write_fault(struct pager *p, uintptr_t page)
 	struct pager_area r = track_range(&p->tracks, page);
 
 	atomic_fetch_add(&p->news.faults, 1);
-	if (!area_cut(page, &r))	/* it left meanwhile */
+	if (!area_cut(page, &r)) {	/* it left meanwhile, or it grew */
+		leave_growth(p);
+		(void)uffd_protect(p->uffd, page, sys_page_size(), 0);
 		return;
+	}
 	kids_give(p, r.start, r.end);
 	area_dirty(p, r.start, r.end);
 	if (protect(p, r.start, r.end, 0) < 0)	/* of several mappings, say */
@@ -368,12 +387,13 @@ static void missing_fault(struct pager *p, const struct uffd_msg *m)
 	size_t done;
 
 	atomic_fetch_add(&p->news.faults, 1);
-	if (area_cut(page, &r)) {
-		kids_give(p, r.start, r.end);
-		area_dirty(p, r.start, r.end);
-	} else {
-		r = (struct pager_area){ page, page + sys_page_size() };
+	if (!area_cut(page, &r)) {
+		leave_growth(p);
+		(void)uffd_zero(p->uffd, page, sys_page_size(), &done);
+		return;
 	}
+	kids_give(p, r.start, r.end);
+	area_dirty(p, r.start, r.end);
 	for (; r.start < r.end; r.start += done) {
 		int ret = uffd_zero(p->uffd, r.start, r.end - r.start, &done);
 
@@ -492,6 +512,7 @@ static int open_window(struct pager *p)
 {
 	int ret = 0;
 
+	leave_growth(p);
 	each_area(a)
 		if (ret == 0)
 			ret = uffd_register(p->uffd, a->start, a->end - a->start, WP_MISSING);

@@ -788,6 +788,33 @@ START_TEST(pinned_since)
 }
 END_TEST
 
+static int end_is_there(void *arg)
+{
+	char *end = area + SIZE / 2;
+
+	(void)arg;
+	return end[0] == 5 && !end[MIB - 1] ? 0 : 1;
+}
+
+static int does_nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+/* Memory that grows in place, of which nothing tells: before and after the first fork. */
+START_TEST(grows_unseen)
+{
+	begin();
+	ck_assert_int_eq(cow_munmap(area + SIZE / 2, SIZE / 2), 0);
+	if (_i)
+		ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+	ck_assert_ptr_eq((void *)syscall(SYS_mremap, area, SIZE / 2, SIZE / 2 + MIB, 0), area);
+	area[SIZE / 2] = 5;
+	ck_assert_int_eq(in_child(end_is_there, NULL), 0);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -909,6 +936,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, arena_stays_plain);
 	tcase_add_test(sees, pinned_since);
 	tcase_add_test(killed, standard_error_ends);
+	tcase_add_loop_test(sees, grows_unseen, 0, 2);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
