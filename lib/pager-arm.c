@@ -572,7 +572,7 @@ static void lose_patience(struct pager *p)
 		p->waiting_count--;
 }
 
-/* The program forks, or rings once more, or is no more. */
+/* The program forks, or rings once more, or is no more, or another by execve(2). */
 static void wait_for_fork(struct pager *p)
 {
 	struct pollfd fds[] = { { p->uffd, POLLIN, 0 }, { p->bell, POLLIN, 0 } };
@@ -583,7 +583,7 @@ static void wait_for_fork(struct pager *p)
 	p->waiting_count = 0;
 	while (!forked && !fds[1].revents) {
 		if (sys_poll(fds, 2, p->waiting_count ? PATIENCE_MS : LOOK_MS) == 0) {
-			if (sys_getppid() != p->parent)
+			if (sys_getppid() != p->parent || sys_alone_in_mm())
 				return;
 			lose_patience(p);
 		}

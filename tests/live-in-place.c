@@ -803,7 +803,7 @@ static int does_nothing(void *arg)
 }
 
 /* Memory that grows in place, of which nothing tells: before and after the first fork. */
-START_TEST(grows_unseen)
+START_TEST(grows_in_place)
 {
 	begin();
 	ck_assert_int_eq(cow_munmap(area + SIZE / 2, SIZE / 2), 0);
@@ -812,6 +812,34 @@ START_TEST(grows_unseen)
 	ck_assert_ptr_eq((void *)syscall(SYS_mremap, area, SIZE / 2, SIZE / 2 + MIB, 0), area);
 	area[SIZE / 2] = 5;
 	ck_assert_int_eq(in_child(end_is_there, NULL), 0);
+}
+END_TEST
+
+/* Another thread's execve(2), say. */
+START_TEST(exec_instead_of_fork)
+{
+	char *const argv[] = { (char *)"sleep", (char *)"60", NULL };
+	char path[64], target[64];
+	pid_t pid, pager = 0;
+	int fd[2];
+
+	ck_assert_int_eq(pipe(fd), 0);
+	pid = fork();
+	if (pid == 0) {
+		begin();
+		pager = child_named("cowfork-pager");
+		(void)!write(fd[1], &pager, sizeof(pager));
+		(void)!cow_fork_enter();
+		execv("/bin/sleep", argv);
+		_exit(1);
+	}
+	ck_assert_int_eq((int)read(fd[0], &pager, sizeof(pager)), (int)sizeof(pager));
+	snprintf(path, sizeof(path), "/proc/%d/exe", pager);
+	for (int i = 0; i < 300 && readlink(path, target, sizeof(target)) > 0; i++)
+		nap(10);
+	ck_assert_int_lt((int)readlink(path, target, sizeof(target)), 0);
+	kill(pid, SIGKILL);
+	wait_for(pid);
 }
 END_TEST
 
@@ -936,7 +964,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, arena_stays_plain);
 	tcase_add_test(sees, pinned_since);
 	tcase_add_test(killed, standard_error_ends);
-	tcase_add_loop_test(sees, grows_unseen, 0, 2);
+	tcase_add_loop_test(sees, grows_in_place, 0, 2);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
@@ -950,6 +978,7 @@ static Suite *in_place_suite(void)
 	tcase_add_loop_test(killed, nobody_stays, 0, 3);
 	tcase_add_test(killed, unseen_fork);
 	tcase_add_test(killed, forks_without_pager);
+	tcase_add_test(killed, exec_instead_of_fork);
 	tcase_add_test(many, writers_and_generations);
 	tcase_add_test(many, more_children_than_fit);
 	tcase_add_test(many, slow_fork);
