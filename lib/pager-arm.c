@@ -389,7 +389,8 @@ static void missing_fault(struct pager *p, const struct uffd_msg *m)
 	atomic_fetch_add(&p->news.faults, 1);
 	if (!area_cut(page, &r)) {
 		leave_growth(p);
-		(void)uffd_zero(p->uffd, page, sys_page_size(), &done);
+		if (uffd_zero(p->uffd, page, sys_page_size(), &done) == -EAGAIN)
+			fault_let_grow(p->uffd, m);
 		return;
 	}
 	kids_give(p, r.start, r.end);
