@@ -64,6 +64,10 @@ static enum cow_reason reason_of(int error)
 
 static int why_not(const struct adopt_what *what, struct candidates *ret_found)
 {
+	int why = pager_why_not();
+
+	if (why)
+		return why;
 	if (memory_may_be_pinned())
 		return COW_REASON_PINNED;
 	if (process.lock_future)

@@ -266,6 +266,23 @@ static int has_begun(struct pager *p)
 	return state == PAGER_RUNS;
 }
 
+int pager_why_not(void)
+{
+	struct pager_of_life *mine = &process.life->pager;
+	int uffd;
+
+	if (mine->it || mine->reason)
+		return mine->reason;
+	if (procfs_is_filtered())	/* and may kill it */
+		return mine->reason = COW_REASON_SANDBOX;
+	uffd = uffd_open_in_place();
+	if (uffd == -EPERM || uffd == -ENOSYS || uffd == -EINVAL)
+		return mine->reason = COW_REASON_UFFD;
+	if (uffd >= 0)
+		sys_close(uffd);
+	return COW_REASON_NONE;
+}
+
 int pager_start(void)
 {
 	struct pager_of_life *mine = &process.life->pager;
@@ -273,10 +290,8 @@ int pager_start(void)
 
 	if (mine->it)
 		return 0;
-	if (mine->reason)
+	if (pager_why_not())
 		return mine->reason;
-	if (procfs_is_filtered())	/* and may kill it */
-		return mine->reason = COW_REASON_SANDBOX;
 	p = make();
 	if (!p)
 		return COW_REASON_ADDRESS;

@@ -64,6 +64,9 @@ struct pager_of_life {
 	uint64_t lost;		/* how many were */
 };
 
+/* Can none be had? An enum cow_reason; asked before memory is touched for it. */
+int pager_why_not(void);
+
 /* Make one. 0, or an enum cow_reason. The process lock is held for all that follows. */
 int pager_start(void);
 
