@@ -91,9 +91,8 @@ int adopt_may_lift(const struct extent *e)
 {
 	if (!process.malloc_tamed)
 		return 0;
-	for (uintptr_t at = e->start & ~(ARENA_SIZE - 1); at < e->end; at += ARENA_SIZE)
-		if (candidate_is_arena(at))
-			return -EADDRINUSE;
+	if (candidate_has_arena(e->start, e->end))
+		return -EADDRINUSE;
 	return adopt_may_be_stack(e->start) ? -EDOM : 0;
 }
 

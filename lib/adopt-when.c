@@ -1,8 +1,9 @@
 /*
  * The policy. A native fork copies page tables every time, and its child's end costs as
  * much again; adoption copies memory once. What forks cost above those of a small process
- * adds up, and when the sum has reached what the copy will cost, memory is adopted. So nobody pays more than twice the
- * best choice in hindsight (ski rental), and who forks once pays nothing.
+ * adds up, and when the sum has reached what the copy will cost, memory is adopted. So
+ * nobody pays more than twice the best choice in hindsight (ski rental), and who forks once
+ * pays nothing.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -17,7 +18,6 @@
 #define LEAST_NS 5000000u	/* ... above which a look is worth it */
 #define PASS_NS 3000000u	/* reading smaps, a store */
 #define COPY_NS_PER_KIB 320u	/* 0.33 s a GiB; cowfork-compare heap-adopt */
-
 #define ARM_NS_PER_KIB 10u	/* write-protecting, in place */
 
 /* Of runtimes that own all of malloc's memory and unmap it by system calls of their

@@ -184,8 +184,8 @@ static int unmark_table(void *arg, uintptr_t start, size_t len)
 	return 0;
 }
 
-/* 1: there are some. One probe for all: nobody else runs here who could pin a page meanwhile. (With an
- * io_uring somebody does.) */
+/* 1: there are some. One probe for all: nobody else runs here who could pin a page
+ * meanwhile. (With an io_uring somebody does.) */
 static int unmark_pinned(void)
 {
 	int pid, ret = 0, found = 0;

@@ -22,6 +22,7 @@
 #include "procfs.h"
 #include "sys.h"
 
+#define ARENA_SIZE ((uintptr_t)64 << 20)	/* glibc's HEAP_MAX_SIZE, and alignment */
 #define JOIN_SIZE ((size_t)256 << 10)	/* next to adopted memory */
 #define LIBC_SIZE ((size_t)1 << 20)	/* of its .bss, and more */
 
@@ -37,7 +38,7 @@ struct search {
 
 /* glibc's struct heap_info (malloc/arena.c). Read as another process would: it may be
  * gone by now. */
-int candidate_is_arena(uintptr_t at)
+static int is_arena(uintptr_t at)
 {
 	uint64_t heap[4];	/* arena, previous heap, size, accessible size */
 	size_t page = sys_page_size();
@@ -48,6 +49,14 @@ int candidate_is_arena(uintptr_t at)
 	return heap[0] && heap[2] && heap[2] <= heap[3] && heap[3] <= ARENA_SIZE &&
 	       !(heap[2] % page) && !(heap[3] % page) &&
 	       (heap[0] & (ARENA_SIZE - 1)) < page;
+}
+
+int candidate_has_arena(uintptr_t start, uintptr_t end)
+{
+	for (uintptr_t at = start & ~(ARENA_SIZE - 1); at < end; at += ARENA_SIZE)
+		if (is_arena(at))
+			return 1;
+	return 0;
 }
 
 static int is_memory(const struct procfs_map *m)
@@ -61,7 +70,7 @@ static void put(struct candidates *c, const struct candidate *new)
 	struct candidate *last = c->count ? &c->at[c->count - 1] : NULL, *least = c->at;
 
 	if (last && last->end == new->start && !last->s && !new->s &&
-	    !(new->start % ARENA_SIZE) && candidate_is_arena(new->start)) {
+	    !(new->start % ARENA_SIZE) && is_arena(new->start)) {
 		last->end = new->end;
 		last->limit = new->limit;
 		last->bytes += new->bytes;

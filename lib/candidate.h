@@ -30,10 +30,8 @@ struct candidates {
  * -errno: what /proc does not tell. */
 int candidates_find(struct candidates *c, uintptr_t from, uintptr_t to, size_t min);
 
-/* Does one of the heaps of an arena of malloc's begin there? They are of this size and
- * alignment (glibc's HEAP_MAX_SIZE). */
-#define ARENA_SIZE ((uintptr_t)64 << 20)
-int candidate_is_arena(uintptr_t at);
+/* Does a part of it lie in one of the heaps of an arena of malloc's? */
+int candidate_has_arena(uintptr_t start, uintptr_t end);
 
 /* Once something is adopted, mappings of this size are worth it too: each fork copies
  * their page tables. */

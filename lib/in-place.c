@@ -85,21 +85,14 @@ static int holds(const struct candidate *c, const void *what)
 	return (uintptr_t)what >= c->start && (uintptr_t)what < c->end;
 }
 
-/* The C library unmaps an arena's heap unseen when all of it is free. */
-static int has_arena(const struct candidate *c)
-{
-	for (uintptr_t at = c->start & ~(ARENA_SIZE - 1); at < c->end; at += ARENA_SIZE)
-		if (candidate_is_arena(at))
-			return 1;
-	return 0;
-}
-
 /* What the kernel writes to at a thread's end does not wait (fs/userfaultfd.c, PF_EXITING);
- * and the pager must not write to what it protects. */
+ * the pager must not write to what it protects; and the C library unmaps an arena's heap
+ * unseen when all of it is free. */
 static int is_fit(const struct candidate *c)
 {
 	return !holds(c, &process) && !holds(c, &in_bss) &&
-	       !holds(c, __builtin_frame_address(0)) && !has_arena(c) && !adopt_may_be_stack(c->start) &&
+	       !holds(c, __builtin_frame_address(0)) &&
+	       !candidate_has_arena(c->start, c->end) && !adopt_may_be_stack(c->start) &&
 	       adopt_has_control_block(c->start, c->end) == 0;
 }
 

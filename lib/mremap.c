@@ -4,7 +4,8 @@
  * memory shrinks and grows in place where the window allows, and is copied to
  * fresh memory where it has to move. What the program mapped there itself the
  * kernel moves, by way of reserved address space, so that a call which it
- * refuses has touched neither source nor target.
+ * refuses has touched neither source nor target. (Longer than others: all these
+ * ways share the checks, and the way back where one is refused.)
  *
  * SPDX-License-Identifier: MIT
  */

@@ -42,108 +42,7 @@ enum {
 	WP_MISSING = UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING,
 };
 
-/* --- the list ----------------------------------------------------------- */
-
-/* Also to those who have it when the pager is lost. */
-static void publish(struct pager *p)
-{
-	p->shared->areas = pager_areas;
-}
-
-static int list_add(struct pager *p, uintptr_t start, uintptr_t end)
-{
-	struct pager_areas *a = &pager_areas;
-	unsigned i = a->count;
-
-	if (a->count == PAGER_AREAS)
-		return -ENOSPC;
-	while (i && a->at[i - 1].start > start)
-		i--;
-	memmove(&a->at[i + 1], &a->at[i], (a->count - i) * sizeof(a->at[0]));
-	a->at[i] = (struct pager_area){ start, end };
-	a->count++;
-	publish(p);
-	return 0;
-}
-
-/* Cut [start, end) out. -ENOSPC: a hole in the midst needs one more. */
-static int list_cut(struct pager *p, uintptr_t start, uintptr_t end)
-{
-	struct pager_areas *a = &pager_areas;
-
-	for (unsigned i = 0; i < a->count; i++) {
-		struct pager_area was = a->at[i];
-
-		if (start >= was.end || end <= was.start)
-			continue;
-		if (start > was.start && end < was.end) {
-			if (a->count == PAGER_AREAS)
-				return -ENOSPC;
-			a->at[i].end = start;
-			return list_add(p, end, was.end);
-		}
-		if (start > was.start)
-			a->at[i].end = start;
-		else if (end < was.end)
-			a->at[i].start = end;
-		else
-			memmove(&a->at[i], &a->at[i + 1],
-				(--a->count - i) * sizeof(a->at[0])), i--;
-	}
-	publish(p);
-	return 0;
-}
-
-uintptr_t area_part(uintptr_t start, uintptr_t end)
-{
-	for (unsigned i = 0; i < pager_areas.count; i++) {
-		const struct pager_area *a = &pager_areas.at[i];
-
-		if (start >= a->start && start < a->end)
-			return end < a->end ? end : a->end;
-	}
-	return 0;
-}
-
-int area_cut(uintptr_t page, struct pager_area *range)
-{
-	for (unsigned i = 0; i < pager_areas.count; i++) {
-		const struct pager_area *a = &pager_areas.at[i];
-
-		if (page < a->start || page >= a->end)
-			continue;
-		range->start = range->start > a->start ? range->start : a->start;
-		range->end = range->end < a->end ? range->end : a->end;
-		return 1;
-	}
-	return 0;
-}
-
-#define each_area(a)								\
-	for (const struct pager_area *a = pager_areas.at;			\
-	     a < pager_areas.at + pager_areas.count; a++)
-
 /* --- what was written --------------------------------------------------- */
-
-void area_dirty(struct pager *p, uintptr_t start, uintptr_t end)
-{
-	for (unsigned i = p->dirty_count; i-- && i + 8 >= p->dirty_count;) {
-		struct pager_area *d = &p->dirty[i];
-
-		if (start <= d->end && end >= d->start) {
-			d->start = start < d->start ? start : d->start;
-			d->end = end > d->end ? end : d->end;
-			return;
-		}
-	}
-	if (p->dirty_count == DIRTY) {	/* all, then */
-		p->dirty_count = 0;
-		each_area(a)
-			p->dirty[p->dirty_count++] = *a;
-		return;
-	}
-	p->dirty[p->dirty_count++] = (struct pager_area){ start, end };
-}
 
 /* Events of the program's own come first. */
 static int protect(struct pager *p, uintptr_t start, uintptr_t end, int on)
@@ -163,19 +62,17 @@ static int protect_parts(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	int result = 0;
 
-	while (start < end) {
-		uintptr_t part = area_part(start, end);
-		int ret = part ? protect(p, start, part, 1) : 0;
+	for (uintptr_t part; start < end; start = part ? part : start + sys_page_size()) {
+		int ret;
 
+		part = area_part(start, end);
+		ret = part ? protect(p, start, part, 1) : 0;
 		result = ret < 0 ? ret : result;
-		start = part ? part : start + sys_page_size();
-		for (; !part && start < end && !area_part(start, end);)
-			start += sys_page_size();
 	}
 	return result;
 }
 
-int area_rearm(struct pager *p)
+static int area_rearm(struct pager *p)
 {
 	while (p->dirty_count) {
 		struct pager_area d = p->dirty[--p->dirty_count];
@@ -190,39 +87,6 @@ int area_rearm(struct pager *p)
 }
 
 /* --- holes -------------------------------------------------------------- */
-
-void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
-{
-	for (unsigned i = 0; i < p->vacated_count; i++) {
-		struct pager_area *v = &p->vacated[i];
-
-		if (start <= v->end && end >= v->start) {
-			v->start = start < v->start ? start : v->start;
-			v->end = end > v->end ? end : v->end;
-			return;
-		}
-	}
-	if (p->vacated_count == VACATED) {
-		p->vacated_count = 0;
-		start = 0;
-		end = UINTPTR_MAX;
-	}
-	p->vacated[p->vacated_count++] = (struct pager_area){ start, end };
-}
-
-/* How much from start on may hold no hole; 0: the first page may be one. */
-uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end)
-{
-	for (unsigned i = 0; i < p->vacated_count; i++) {
-		const struct pager_area *v = &p->vacated[i];
-
-		if (start >= v->start && start < v->end)
-			return 0;
-		if (v->start > start && v->start < end)
-			end = v->start;
-	}
-	return end;
-}
 
 /* The zero page costs no memory but an entry, of a table that is there. */
 static int fill_holes(uintptr_t start, uintptr_t end)
@@ -280,14 +144,14 @@ static int arm(struct pager *p, uintptr_t start, uintptr_t end)
 
 int area_arm(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	int ret = list_add(p, start, end);
+	int ret = area_add(p, start, end);
 
 	if (ret < 0)
 		return ret;
 	ret = arm(p, start, end);
 	if (ret < 0) {
 		make_plain(p, start, end);
-		(void)list_cut(p, start, end);
+		(void)area_remove(p, start, end);
 	}
 	return ret;
 }
@@ -323,22 +187,22 @@ void area_leave(struct pager *p, uintptr_t start, uintptr_t end)
 	for (unsigned i = 0; i < count; i++) {
 		struct pager_area part = unwipe(parts[i].start, parts[i].end);
 
-		(void)list_cut(p, part.start, part.end);
+		(void)area_remove(p, part.start, part.end);
 		kids_leave(p, part.start, part.end);
 		make_plain(p, part.start, part.end);
 	}
 }
 
-void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
+static void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	if (list_cut(p, start, end) == 0)
+	if (area_remove(p, start, end) == 0)
 		return;
 	each_area(a)
 		if (start >= a->start && start < a->end) {
 			struct pager_area whole = *a;
 
 			kids_leave(p, whole.start, whole.end);
-			(void)list_cut(p, whole.start, whole.end);
+			(void)area_remove(p, whole.start, whole.end);
 			make_plain(p, whole.start, start);
 			make_plain(p, end, whole.end);
 			return;

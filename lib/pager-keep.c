@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "compat.h"
@@ -20,35 +21,18 @@
 #include "sys.h"
 #include "uffd.h"
 
-#define LOOK_MS 1000
+#define LOOK_MS 100
 #define LARGE ((size_t)1 << 20)
 
-/* "/proc/TID/fd/2": neither pager nor keeper holds a descriptor of the program's, which
- * somebody may wait for to be closed. */
-static int open_errors_of(int tid)
-{
-	char path[32] = "/proc/", digits[12], *to = path + 6;
-	int n = 0;
-
-	for (; tid > 0; tid /= 10)
-		digits[n++] = (char)('0' + tid % 10);
-	while (n)
-		*to++ = digits[--n];
-	for (const char *tail = "/fd/2"; *tail; tail++)
-		*to++ = *tail;
-	*to = 0;
-	return sys_open(path, O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY);
-}
-
+/* By its own descriptor: neither pager nor keeper holds one of the program's, which somebody
+ * may wait for to be closed. */
 void kid_kill(int tid, const char *last_words)
 {
-	int fd = open_errors_of(tid);
-	size_t len = 0;
+	int fd = procfs_open_of_thread(tid, "/fd/2",
+				       O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY);
 
-	while (last_words[len])
-		len++;
 	if (fd >= 0) {
-		(void)sys_write(fd, last_words, len);
+		(void)sys_write(fd, last_words, strlen(last_words));
 		sys_close(fd);
 	}
 	sys_kill(tid);
@@ -128,7 +112,7 @@ static void watch(struct pager_shared *s)
 				sys_close(fd);
 			}
 		}
-		(void)sys_poll(fds, living < 63 ? living + 1 : 64, LOOK_MS / 10);
+		(void)sys_poll(fds, living < 63 ? living + 1 : 64, LOOK_MS);
 	} while (living || uffd_memory_lives(s->uffd));
 }
 

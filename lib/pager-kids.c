@@ -491,18 +491,21 @@ static void forget_source(struct kid *k, uintptr_t start, uintptr_t end)
 		close_range(k, part.start, part.end);
 }
 
+static void give_away(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t moved)
+{
+	give_all(p, start, end, moved);
+	each_kid(p, k)
+		forget_source(k, start, end);
+}
+
 void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
 {
-	give_all(p, from, from + len, to - from);
-	each_kid(p, k)
-		forget_source(k, from, from + len);
+	give_away(p, from, from + len, to - from);
 }
 
 void kids_leave(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	kids_give(p, start, end);
-	each_kid(p, k)
-		forget_source(k, start, end);
+	give_away(p, start, end, 0);
 }
 
 void kids_complete(struct pager *p)

@@ -136,21 +136,33 @@ void fault_let_grow(int fd, const struct uffd_msg *m);
 /* How much to serve around a fault at page; within one table. */
 struct pager_area track_range(struct tracks *t, uintptr_t page);
 
-/* --- pager-arm.c: the program's memory ---------------------------------- */
+/* --- pager-areas.c: what is known of the program's memory --------------- */
 
-int area_arm(struct pager *p, uintptr_t start, uintptr_t end);
-void area_leave(struct pager *p, uintptr_t start, uintptr_t end);
-void area_gone(struct pager *p, uintptr_t start, uintptr_t end);
-int area_rearm(struct pager *p);
-void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
+#define each_area(a)								\
+	for (const struct pager_area *a = pager_areas.at;			\
+	     a < pager_areas.at + pager_areas.count; a++)
 
-void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
-uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end);
+/* Into the list, or [start, end) out of it. -ENOSPC: there is no room for one more, which a
+ * hole in the midst of an area needs too. */
+int area_add(struct pager *p, uintptr_t start, uintptr_t end);
+int area_remove(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* The part of [start, end) that lies in the area of start; 0: in none. Cut *range to the area
  * that page lies in; 0: it lies in none. */
 uintptr_t area_part(uintptr_t start, uintptr_t end);
 int area_cut(uintptr_t page, struct pager_area *range);
+
+/* It was written, and is to be protected again for the next fork. */
+void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
+
+/* It was emptied. How far from start on there is no hole; 0: the first page may be one. */
+void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
+uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end);
+
+/* --- pager-arm.c: the program's memory ---------------------------------- */
+
+int area_arm(struct pager *p, uintptr_t start, uintptr_t end);
+void area_leave(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* What came from the program: one fault or event. 0: there was nothing. */
 int parent_event(struct pager *p);

@@ -31,7 +31,6 @@
 #define BEGIN_NS 100000000u
 #define OWN_FILES 16u			/* more than the pager opens for itself */
 
-struct pager_areas pager_areas;
 int pager_ever;
 static struct pager_shared *shared;	/* of the process's own pager, or its parent's */
 

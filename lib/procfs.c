@@ -493,7 +493,7 @@ int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
 }
 
 /* No snprintf(3): it looks at thread-local storage, which the pager has not. */
-static int open_of_thread(int tid, const char *name)
+int procfs_open_of_thread(int tid, const char *name, int flags)
 {
 	char path[64] = "/proc/", digits[16];
 	size_t at = 6, n = 0;
@@ -505,13 +505,13 @@ static int open_of_thread(int tid, const char *name)
 		path[at++] = digits[--n];
 	while (at < sizeof(path) - 1 && *name)
 		path[at++] = *name++;
-	return sys_open(path, O_RDONLY);
+	return sys_open(path, flags);
 }
 
 /* Its number and arguments; "running", or -1 where it waits for its own access. */
 long procfs_call_of(int tid)
 {
-	struct reader r = { .fd = open_of_thread(tid, "/syscall") };
+	struct reader r = { .fd = procfs_open_of_thread(tid, "/syscall", O_RDONLY) };
 	uint64_t call;
 	int c;
 

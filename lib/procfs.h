@@ -56,6 +56,9 @@ int procfs_is_filtered(void);
 /* The system call in which a thread waits. -ENOENT: in none, -errno. */
 long procfs_call_of(int tid);
 
+/* /proc/TID and that name; a descriptor or -errno. For the pager too. */
+int procfs_open_of_thread(int tid, const char *name, int flags);
+
 /* The process that a pidfd stands for; 0 for another descriptor, -errno. */
 int procfs_pid_of(int pidfd);
 

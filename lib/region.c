@@ -176,23 +176,18 @@ int cow_region_create(size_t size, size_t align, void **ret_addr)
 /* Parts of a plain region may have been adopted. */
 static int unmap(uintptr_t start, uintptr_t end)
 {
-	while (start < end) {
-		struct store *s = process_store_at(start, end - start);
-		uintptr_t stop = end;
-		int ret;
+	uintptr_t at = start, from;
+	struct store *s;
+	int ret = 0;
 
-		if (s && s->base > start) {
-			stop = s->base;
-			s = NULL;
-		} else if (s && s->base + s->size < end) {
-			stop = s->base + s->size;
-		}
-		ret = s ? memory_unmap(s, start, stop) : sys_munmap(start, stop - start);
-		if (ret < 0)
-			return ret;
-		start = stop;
+	while (ret == 0 && (s = process_next_window(&at, end, &from))) {
+		if (from > start)
+			ret = sys_munmap(start, from - start);
+		if (ret == 0)
+			ret = memory_unmap(s, from, at);
+		start = at;
 	}
-	return 0;
+	return ret < 0 || start == end ? ret : sys_munmap(start, end - start);
 }
 
 static int destroy(uintptr_t name)

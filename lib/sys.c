@@ -31,7 +31,6 @@
 #define HURRY (-10)	/* nice(2): ten times the usual share of a processor */
 
 #if defined(__x86_64__)
-#include "compat.h"
 static inline long raw(long nr, long a, long b, long c, long d, long e, long f)
 {
 	register long r10 __asm__("r10") = d;

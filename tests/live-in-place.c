@@ -1,6 +1,7 @@
 /*
  * The in-place engine: what children see whatever the parent, they themselves or somebody
- * outside do, and what is left when the pager is lost.
+ * outside do, and what is left when the pager is lost. Longer than other files, since all
+ * tests share the armed area and the children that look at it.
  *
  * SPDX-License-Identifier: MIT
  */

@@ -10,6 +10,7 @@
  * must be zero.
  *
  * Protections come from /proc/self/maps: the kernel's view, not the library's.
+ * Longer than other files by the scripts, which are the test.
  *
  * SPDX-License-Identifier: MIT
  */
