@@ -142,6 +142,14 @@ static int release_step(struct store *s, uintptr_t start, size_t len, void *arg)
 	return ret;
 }
 
+/* One page tells: what spans more than one mapping is not lifted. */
+static int adopt_step(struct store *s, uintptr_t start, size_t len, void *arg)
+{
+	if (memory_is_locked(start, sys_page_size()))
+		return -EACCES;
+	return thaw_lift(s, start, len, arg);
+}
+
 /* Some lifts ahead, of what is marked as a whole. */
 static void prepare(struct adopt *a, struct store *s, const struct extent *whole)
 {
@@ -158,7 +166,7 @@ static void prepare(struct adopt *a, struct store *s, const struct extent *whole
 static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 		      const struct extent *whole, struct extent *e)
 {
-	store_step *step = a->releases ? release_step : thaw_lift;
+	store_step *step = a->releases ? release_step : adopt_step;
 	uintptr_t edge = (e->start & ~(TABLE_SIZE - 1)) + TABLES * TABLE_SIZE;
 	int ret;
 
@@ -167,8 +175,6 @@ static int lift_piece(struct adopt *a, struct lift *l, struct store *s,
 	ret = s->adopted ? adopt_may_lift(e) : 0;
 	if (ret < 0)
 		return ret;
-	if (!a->releases && memory_is_locked(e->start, e->end - e->start))
-		return -EACCES;
 	if (!store_may_move(s, e->end - e->start) || !store_have_room(s) ||
 	    freeze_reserve(s, 2 + LIFT_MAPS / 2) < 0)
 		return -ENOMEM;

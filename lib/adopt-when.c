@@ -71,9 +71,12 @@ static int due_by_cost(struct adopt_meter *m)
 /* The first fork that finds enough memory. */
 static int due_first(struct adopt_meter *m)
 {
-	uint64_t now = anonymous_bytes();
+	uint64_t now;
 
-	if (m->first_at == UINT64_MAX || now < options.min_size || now < m->first_at)
+	if (m->first_at == UINT64_MAX)
+		return 0;
+	now = anonymous_bytes();
+	if (now < options.min_size || now < m->first_at)
 		return 0;
 	m->first_at = 2 * now;
 	return candidates_mapped(options.min_size) > 0;

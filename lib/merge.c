@@ -15,8 +15,9 @@
 #include "sys.h"
 
 struct merge {
+	const struct store *store;
 	uintptr_t to, from;	/* the same byte, in the shadow and where it is */
-	int sparse;		/* pages of zeros are not copied */
+	int sparse;		/* pages of zeros are not copied, where holes stay holes */
 };
 
 int merge_is_overlay(const struct extent *e)
@@ -24,16 +25,24 @@ int merge_is_overlay(const struct extent *e)
 	return e->state == EXTENT_NATIVE && !(e->flags & ~EXTENT_STALE);
 }
 
+static int is_huge(const struct store *s, uintptr_t alias)
+{
+	return s->huge && s->huge[(alias - store_alias(s, s->base)) / TABLE_SIZE];
+}
+
 static int copy_run(void *arg, uintptr_t start, size_t len)
 {
 	const struct merge *m = arg;
-	size_t step = m->sparse ? sys_page_size() : len;
 
-	for (size_t at = 0; at < len; at += step) {
-		const void *page = (const void *)(start + at);
+	for (size_t at = 0, step; at < len; at += step) {
+		const void *from = (const void *)(start + at);
+		uintptr_t to = start + at - m->from + m->to;
+		int sparse = m->sparse && !is_huge(m->store, to);
 
-		if (!m->sparse || !sys_is_zero(page, step))
-			sys_copy((void *)(start + at - m->from + m->to), page, step);
+		step = sparse ? sys_page_size() : TABLE_SIZE - to % TABLE_SIZE;
+		step = step < len - at ? step : len - at;
+		if (!sparse || !sys_is_zero(from, step))
+			sys_copy((void *)to, from, step);
 	}
 	return 0;
 }
@@ -143,7 +152,7 @@ void merge_prepare(struct store *s, const struct extent *e)
 
 int merge_piece(struct store *s, const struct extent *e, uintptr_t from)
 {
-	struct merge m = { store_alias(s, e->start), from, merge_is_overlay(e) };
+	struct merge m = { s, store_alias(s, e->start), from, merge_is_overlay(e) };
 	size_t len = e->end - e->start;
 	int closed = !(e->prot & PROT_READ);
 	int ret = e->flags & EXTENT_STALE ? store_punch(s, e->start, len) : 0;

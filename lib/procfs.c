@@ -313,14 +313,15 @@ static int each_run(uintptr_t start, size_t len, int (*test)(uint64_t entry),
 		for (size_t i = 0; !ret && i < want; i++, at += page) {
 			if (test(entries[i])) {
 				run = run ? run : at;
+				ret = !fn;
 			} else if (run) {
-				ret = fn ? fn(arg, run, at - run) : 1;
+				ret = fn(arg, run, at - run);
 				run = 0;
 			}
 		}
 	}
 	if (!ret && run)
-		ret = fn ? fn(arg, run, end - run) : 1;
+		ret = fn(arg, run, end - run);
 	sys_close(fd);
 	return ret;
 }
