@@ -14,7 +14,8 @@
 #define FORKS_US 200000.0	/* all forks of a row take about as long */
 #define FORKS_MIN 10
 #define FORKS_MOST 100
-#define BEFORE_US 300000.0	/* writers alone, but for a third busy thread */
+#define BEFORE_US 2500000.0	/* writers alone, but for a third busy thread; and longer
+				 * than it takes until free memory goes to the host */
 
 const unsigned heap_forks[HEAP_FORKS] = { 1, 10, 100, 1000 };
 
@@ -35,23 +36,29 @@ const char *heap_part(enum case_id id, unsigned part, char *buf, size_t size)
 
 /* --- what all need -------------------------------------------------------- */
 
-/* A virtual machine gives free memory back to its host, huge pages first, and to get
- * that again costs several times what the copy does. So as much as will be needed is in
- * use until just before. */
+/* A virtual machine gives free memory back to its host, huge pages first, 2 s after some
+ * was freed (mm/page_reporting.c), and to get that again costs several times what the
+ * copy does. So as much as will be needed is in use until just before, and where the
+ * copy is what is measured, for longer than that. */
 static int fill_warm(struct heap *h, const struct job *job, size_t warm)
 {
-	unsigned char *p = mmap(NULL, warm, PROT_READ | PROT_WRITE,
-				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (p == MAP_FAILED)
+	h->warm = mmap(NULL, warm, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (h->warm == MAP_FAILED)
 		return reply_fail(h->reply, "memory: %s", strerror(errno));
-	(void)madvise(p, warm, MADV_HUGEPAGE);
+	h->warm_size = warm;
+	(void)madvise(h->warm, warm, MADV_HUGEPAGE);
+	(void)madvise(h->warm, warm, MADV_DONTFORK);
 	for (size_t i = 0; i < warm; i += 4096)
-		*(volatile unsigned char *)(p + i) = 1;
-	if (heap_open(h, job->size, job->seed) < 0)
-		return -1;
-	munmap(p, warm);
-	return 0;
+		*(volatile unsigned char *)(h->warm + i) = 1;
+	return heap_open(h, job->size, job->seed);
+}
+
+static void free_warm(struct heap *h)
+{
+	if (h->warm_size)
+		munmap(h->warm, h->warm_size);
+	h->warm_size = 0;
 }
 
 /* copies: how often memory will be held beside the first time. */
@@ -135,12 +142,14 @@ static int forks(struct heap *h, const struct job *job, unsigned reps)
 /* The first fork adopts; the second tells how many more there is time for. */
 int measure_heap(struct bench *b, const struct job *job, struct reply *reply)
 {
-	struct heap h = { b, &heap_kinds[job->cell.part], reply, NULL, 0, 0, 0, 0, 0 };
+	struct heap h = { b, &heap_kinds[job->cell.part], reply, NULL, 0, 0, 0, 0, 0, NULL, 0 };
 	double first, second;
 	unsigned reps;
 
-	if (set_up(&h, job, 1) < 0 || cycles(&h, 1, &first) < 0 ||
-	    cycles(&h, 1, &second) < 0)
+	if (set_up(&h, job, 1) < 0)
+		return -1;
+	free_warm(&h);
+	if (cycles(&h, 1, &first) < 0 || cycles(&h, 1, &second) < 0)
 		return -1;
 	reply_add(reply, 0, METRIC_FIRST, first);
 	reps = second * FORKS_MOST < FORKS_US / 2 ? FORKS_MOST
@@ -191,6 +200,7 @@ static int adopt_beside_writers(struct heap *h, unsigned rate)
 	if (ret < 0)
 		return reply_fail(h->reply, "threads: %s", strerror(-ret));
 	be_busy(BEFORE_US);
+	free_warm(h);
 	heap_writers_mark(w);
 	adopted = adopt(h);
 	if (heap_writers_stop(w, &before_us, &us, &writes) < 0)
@@ -204,15 +214,18 @@ static int adopt_beside_writers(struct heap *h, unsigned rate)
 
 int measure_heap_adopt(struct bench *b, const struct job *job, struct reply *reply)
 {
-	struct heap h = { b, &heap_kinds[0], reply, NULL, 0, 0, 0, 0, 0 };
+	struct heap h = { b, &heap_kinds[0], reply, NULL, 0, 0, 0, 0, 0, NULL, 0 };
 
 	/* writers may copy all once more */
 	if (set_up(&h, job, job->cell.part ? 2 : 1) < 0)
 		return -1;
-	if (!job->cell.part)
+	if (!job->cell.part) {
+		be_busy(BEFORE_US);
+		free_warm(&h);
 		adopt(&h);
-	else if (adopt_beside_writers(&h, job->cell.load.rate) < 0)
+	} else if (adopt_beside_writers(&h, job->cell.load.rate) < 0) {
 		return -1;
+	}
 	return heap_check(&h);
 }
 
@@ -220,10 +233,13 @@ int measure_heap_adopt(struct bench *b, const struct job *job, struct reply *rep
 
 int measure_heap_forks(struct bench *b, const struct job *job, struct reply *reply)
 {
-	struct heap h = { b, &heap_kinds[0], reply, NULL, 0, 0, 0, 0, 0 };
+	struct heap h = { b, &heap_kinds[0], reply, NULL, 0, 0, 0, 0, 0, NULL, 0 };
 	double us;
 
-	if (set_up(&h, job, 1) < 0 || cycles(&h, heap_forks[job->cell.part], &us) < 0)
+	if (set_up(&h, job, 1) < 0)
+		return -1;
+	free_warm(&h);
+	if (cycles(&h, heap_forks[job->cell.part], &us) < 0)
 		return -1;
 	reply_add(reply, 0, METRIC_CYCLE, us);
 	add_adopted(&h);

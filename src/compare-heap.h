@@ -31,6 +31,8 @@ struct heap {
 	unsigned char **block;
 	size_t blocks, block_size, unit, units;
 	int error;		/* errno of the thread that filled it */
+	unsigned char *warm;	/* in use, until memory is needed */
+	size_t warm_size;
 };
 
 /* --- compare-heap-memory.c ------------------------------------------------ */
