@@ -289,6 +289,7 @@ enum cow_reason {
 	COW_REASON_PAGER,	/* the process that serves children was killed */
 	COW_REASON_DEAR,	/* filling children cost more than page tables would */
 	COW_REASON_CHILDREN,	/* more living children than can be served */
+	COW_REASON_PRIVILEGES,	/* the program gave up some, which the pager would keep */
 	COW_REASON_COUNT,
 };
 

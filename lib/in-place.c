@@ -186,6 +186,25 @@ static void give_up(enum cow_reason why)
 	adopt_when_given_back(bytes * 4);
 }
 
+/* A child has what it lacked when the pager answers, unless there is no memory. */
+void in_place_part(void)
+{
+	uint64_t bytes;
+
+	if (!process.life->pager.it || process_borrowed())
+		return;
+	process_lock();
+	bytes = in_place_bytes();
+	if (process.life->pager.it && pager_end(COW_REASON_PRIVILEGES) == 0) {
+		log_line(COW_LOG_INFO, "in place: %s",
+			 cow_reason_string(COW_REASON_PRIVILEGES));
+		process_native(COW_REASON_PRIVILEGES);
+		process.life->stats.adopt_reason = COW_REASON_PRIVILEGES;
+		adopt_when_given_back(bytes);
+	}
+	process_unlock();
+}
+
 static void count_from_here(void)
 {
 	process.life->in_place = (struct in_place_meter){

@@ -32,6 +32,11 @@ int in_place_open(void);
 void in_place_close(void);
 void in_place_child(void);	/* no lock */
 
+/* The program is about to give up privileges, or to enter namespaces or a sandbox, where the
+ * pager cannot follow: it ends, and for that reason there is none from now on. Takes the
+ * lock. */
+void in_place_part(void);
+
 /* Is a byte of it armed? Without the lock. */
 int in_place_at(uintptr_t start, size_t len);
 

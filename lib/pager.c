@@ -80,6 +80,10 @@ static void question(struct pager *p)
 		area_leave(p, p->start, p->end);
 		pager_answer(p, 0);
 		break;
+	case PAGER_END:
+		area_leave(p, 0, UINTPTR_MAX);
+		pager_answer(p, kids_lack(p) ? -EBUSY : 0);
+		break;
 	case PAGER_OPEN:
 		window(p);
 		break;
@@ -317,6 +321,32 @@ int pager_is_inherited(void)
 	return pager_ever > (mine->it != NULL) + (int)mine->lost;
 }
 
+/* What it has done stays in the statistics. */
+static void count(const struct pager_news *n)
+{
+	struct cow_stats *st = &process.life->stats;
+
+	st->pager_faults += atomic_load(&n->faults);
+	st->pager_bytes += atomic_load(&n->bytes);
+	st->pager_ns += atomic_load(&n->ns);
+	st->pager_killed += atomic_load(&n->killed);
+}
+
+int pager_end(enum cow_reason why)
+{
+	struct pager *p = process.life->pager.it;
+	int ret = pager_ask(PAGER_END, 0, 0);
+
+	if (ret < 0)
+		return ret;
+	count(&p->news);
+	atomic_store(&p->shared->done, 1);	/* for the keeper */
+	sys_probe_kill(p->pid);
+	undo(p);
+	process.life->pager = (struct pager_of_life){ .reason = why };
+	return 0;
+}
+
 /* The keeper has let its memory go, or the kernel has with the last descriptor. */
 static int forget(struct pager *p)
 {
@@ -331,6 +361,7 @@ static int forget(struct pager *p)
 		.reason = COW_REASON_PAGER, .lost = process.life->pager.lost + 1,
 	};
 	process_native(COW_REASON_PAGER);
+	count(&p->news);
 	sys_probe_kill(p->pid);
 	(void)sys_probe_reap(p->pid);
 	sys_munmap(p->bell_page, block_size());

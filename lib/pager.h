@@ -16,6 +16,8 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "cowfork.h"
+
 #define PAGER_AREAS 64u
 
 struct pager_area {
@@ -42,6 +44,7 @@ enum pager_op {
 	PAGER_GIVE,	/* let children have it: it is about to be emptied */
 	PAGER_GIVEN,	/* it was */
 	PAGER_LEAVE,	/* the same, and it is plain memory again */
+	PAGER_END,	/* that of all; -EBUSY: a child needs the pager still */
 	PAGER_OPEN,	/* a fork follows; all is protected, and nobody served meanwhile */
 	PAGER_CLOSE,	/* the fork is over */
 };
@@ -73,6 +76,10 @@ int pager_start(void);
 /* Ask it. What it says: 0 or -errno; -EPIPE: it is no more, and its memory is plain
  * memory again. */
 int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end);
+
+/* All of it becomes plain memory, and the pager ends: for that reason there is none from now
+ * on. 0; -EBUSY: a child needs it still; -EPIPE. */
+int pager_end(enum cow_reason why);
 
 /* Is the window open that PAGER_OPEN opened? */
 int pager_is_open(void);

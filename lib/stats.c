@@ -78,10 +78,10 @@ static void add_pager(struct cow_stats *st)
 	st->bytes_armed = in_place_bytes();
 	if (!n)
 		return;
-	st->pager_faults = atomic_load(&n->faults);
-	st->pager_bytes = atomic_load(&n->bytes);
-	st->pager_ns = atomic_load(&n->ns);
-	st->pager_killed = atomic_load(&n->killed);
+	st->pager_faults += atomic_load(&n->faults);
+	st->pager_bytes += atomic_load(&n->bytes);
+	st->pager_ns += atomic_load(&n->ns);
+	st->pager_killed += atomic_load(&n->killed);
 }
 
 int cow_stats(struct cow_stats *stats)

@@ -51,6 +51,8 @@ const char *cow_reason_string(enum cow_reason reason)
 		[COW_REASON_PAGER] = "the process that serves children was killed",
 		[COW_REASON_DEAR] = "filling children cost more than copying page tables would",
 		[COW_REASON_CHILDREN] = "more living children than can be served",
+		[COW_REASON_PRIVILEGES] = "the program gave up privileges, which the pager "
+					  "would keep",
 	};
 
 	return (unsigned)reason < COW_REASON_COUNT ? text[reason] : "?";

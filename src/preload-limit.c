@@ -14,6 +14,7 @@
 
 #include "cowfork.h"
 #include "freeze.h"
+#include "in-place.h"
 #include "preload.h"
 #include "process.h"
 #include "sys.h"
@@ -77,6 +78,7 @@ INTERPOSED int prctl(int option, ...)
 	if ((option == PR_SET_NO_NEW_PRIVS || option == PR_SET_SECCOMP) &&
 	    !process_borrowed()) {
 		mover_stop();	/* a filter may be for its system calls too */
+		in_place_part();
 		process_lock();
 		if (!process.native_for_good)
 			process.native_for_good = COW_REASON_SANDBOX;

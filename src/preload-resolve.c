@@ -38,6 +38,20 @@ const struct real *preload_real(void)
 	BIND(sbrk, "sbrk");
 	BIND(trim, "malloc_trim");
 	BIND(mallopt, "mallopt");
+	BIND(setuid, "setuid");
+	BIND(setgid, "setgid");
+	BIND(seteuid, "seteuid");
+	BIND(setegid, "setegid");
+	BIND(setreuid, "setreuid");
+	BIND(setregid, "setregid");
+	BIND(setresuid, "setresuid");
+	BIND(setresgid, "setresgid");
+	BIND(setgroups, "setgroups");
+	BIND(initgroups, "initgroups");
+	BIND(capset, "capset");
+	BIND(chroot, "chroot");
+	BIND(unshare, "unshare");
+	BIND(setns, "setns");
 	BIND(fork_bare, "_Fork");
 	BIND(fork, "fork");
 	if (!real.fork || !real.clone) {

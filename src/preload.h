@@ -7,6 +7,7 @@
 #ifndef COWFORK_PRELOAD_H
 #define COWFORK_PRELOAD_H
 
+#include <linux/capability.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stddef.h>
@@ -37,6 +38,20 @@ struct real {
 	void *(*sbrk)(intptr_t increment);
 	int (*trim)(size_t pad);
 	int (*mallopt)(int param, int value);
+	int (*setuid)(uid_t uid);
+	int (*setgid)(gid_t gid);
+	int (*seteuid)(uid_t uid);
+	int (*setegid)(gid_t gid);
+	int (*setreuid)(uid_t ruid, uid_t euid);
+	int (*setregid)(gid_t rgid, gid_t egid);
+	int (*setresuid)(uid_t ruid, uid_t euid, uid_t suid);
+	int (*setresgid)(gid_t rgid, gid_t egid, gid_t sgid);
+	int (*setgroups)(size_t count, const gid_t *groups);
+	int (*initgroups)(const char *user, gid_t group);
+	int (*capset)(cap_user_header_t header, const cap_user_data_t data);
+	int (*chroot)(const char *path);
+	int (*unshare)(int flags);
+	int (*setns)(int fd, int type);
 };
 
 const struct real *preload_real(void);
