@@ -24,6 +24,7 @@
 
 #define SAVED_NS_PER_KIB 18u	/* a fork and the child's end: 18 ms a GiB */
 #define PATIENCE_NS 50000000u	/* above which losses count */
+#define NEAR ((uintptr_t)8 << 10)	/* a control block */
 
 static const uintptr_t ALL = UINTPTR_MAX & ~(uintptr_t)4095;
 
@@ -92,8 +93,28 @@ static int is_fit(const struct candidate *c)
 {
 	return !holds(c, &process) && !holds(c, &in_bss) &&
 	       !holds(c, __builtin_frame_address(0)) &&
-	       !candidate_has_arena(c->start, c->end) && !adopt_may_be_stack(c->start) &&
-	       adopt_has_control_block(c->start, c->end) == 0;
+	       !candidate_has_arena(c->start, c->end) && !adopt_may_be_stack(c->start);
+}
+
+/* The larger part of it, on one side of a thread's control block. The first large block of a
+ * program lies right below that of its first thread, often in one mapping with it. */
+static int keep_off(void *arg, uintptr_t block)
+{
+	uintptr_t page = sys_page_size(), low = (block - NEAR) & ~(page - 1);
+	uintptr_t high = (block + NEAR + page - 1) & ~(page - 1);
+	struct candidate *c = arg;
+
+	if (!block)	/* it begins just now, or ends, or has none */
+		return -ESRCH;
+	if (block - NEAR >= c->end || block + NEAR <= c->start)
+		return 0;
+	if (low > c->start && (high >= c->end || low - c->start >= c->end - high))
+		c->end = low;
+	else if (high < c->end)
+		c->start = high;
+	else
+		return -EDOM;
+	return 0;
 }
 
 /* Of what is mostly holes, children would get pages for them. */
@@ -110,7 +131,8 @@ static void choose(const struct adopt_what *what, struct candidates *found)
 	for (unsigned i = 0; i < found->count; i++) {
 		struct candidate c = found->at[i];
 
-		if (is_worth_it(what, &c) && is_fit(&c) &&
+		if (is_worth_it(what, &c) && is_fit(&c) && procfs_threads(keep_off, &c) == 0 &&
+		    c.end - c.start >= what->min &&
 		    sys_madvise(c.start, c.end - c.start, MADV_DONTFORK) == 0)
 			found->at[n++] = c;
 	}

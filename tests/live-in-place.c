@@ -101,6 +101,26 @@ START_TEST(neither_sees_the_other)
 }
 END_TEST
 
+/* Where the first large block of a program lies. It stayed plain for that. */
+START_TEST(below_a_control_block)
+{
+	const uintptr_t block = (uintptr_t)pthread_self() & ~(uintptr_t)(PAGE - 1);
+
+	begin();
+	ck_assert_int_eq(cow_munmap(area, SIZE), 0);
+	area = MAP_FAILED;
+	for (size_t n = 0; n < 16 && area == MAP_FAILED; n++)
+		area = mmap((void *)(block - n * PAGE - SIZE), SIZE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	ck_assert_ptr_ne(area, MAP_FAILED);
+	fill(area, SIZE, 1);
+	ck_assert_int_eq(cow_adopt(area, SIZE), 0);
+	ck_assert_uint_ge(stats().bytes_armed, SIZE - 4 * PAGE);
+	ck_assert_int_eq(in_child(writes_all, NULL), 0);
+	ck_assert(is_filled(area, SIZE, 1));
+}
+END_TEST
+
 /* How the parent's memory goes. */
 static void *cut_moved;
 
@@ -957,6 +977,7 @@ static Suite *in_place_suite(void)
 
 	tcase_add_test(sees, child_begins_empty);
 	tcase_add_test(sees, neither_sees_the_other);
+	tcase_add_test(sees, below_a_control_block);
 	tcase_add_loop_test(sees, memory_goes, 0, 8);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_test(sees, armed_again);
