@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "compat.h"
@@ -23,6 +24,8 @@
 #include "uffd.h"
 
 #define NO_MEMORY_MS 1
+#define PAGEMAP_PRESENT ((uint64_t)1 << 63)	/* Documentation/admin-guide/mm/pagemap.rst */
+#define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
 
 /* --- ranges ------------------------------------------------------------- */
 
@@ -72,7 +75,7 @@ static int source_part(const struct kid *k, uintptr_t from, uintptr_t to,
 /* Too many ranges: what it lacks is not known any more, so it may be all. */
 static void lose_track(struct kid *k)
 {
-	k->lost = 1;
+	k->lost |= LOST_UNMAPPED;
 	k->count = 1;
 	k->open[0] = (struct kid_range){ 0, UINTPTR_MAX, 0 };
 }
@@ -127,9 +130,21 @@ static void move_range(struct kid *k, uintptr_t from, uintptr_t to, size_t len)
 
 /* --- copying ------------------------------------------------------------ */
 
+/* Its entry of the page table is empty. One of a page that was lost is not: a poisoned page,
+ * one that could not be swapped in, and a guard leave a mark there. */
+static int is_hole(const struct pager *p, uintptr_t at)
+{
+	uint64_t entry;
+
+	return sys_pread(p->pagemap, &entry, sizeof(entry),
+			 (off_t)(at / sys_page_size() * sizeof(entry))) == sizeof(entry) &&
+	       !(entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED));
+}
+
 /* A page that the program may not read itself, or that may be a hole: reading it by that
  * file does not wait for a userfaultfd (FAULT_FLAG_ALLOW_RETRY is not set, mm/memory.c,
- * __access_remote_vm). What is mapped and cannot be read is a hole. */
+ * __access_remote_vm). -EIO: it is no hole, and still cannot be read. Only memory that is
+ * short is waited for; asking why is safe, for what is no hole does not wait either. */
 static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from)
 {
 	size_t page = sys_page_size(), done;
@@ -139,7 +154,9 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 		return uffd_copy(k->fd, to, (uintptr_t)p->bounce, page, &done);
 	if (sys_mincore(from, page, &there) < 0)
 		return -EFAULT;
-	return uffd_zero(k->fd, to, page, &done);
+	if (is_hole(p, from))
+		return uffd_zero(k->fd, to, page, &done);
+	return sys_madvise(from, page, MADV_POPULATE_READ) == -ENOMEM ? -ENOMEM : -EIO;
 }
 
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
@@ -187,10 +204,10 @@ static long copy_some(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fr
 		if (uffd_memory_changes(p->uffd))
 			k->gone = 1;
 		else
-			k->lost = 1;
+			k->lost |= LOST_UNMAPPED;
 		return (long)page;
 	default:
-		k->lost = 1;
+		k->lost |= LOST_UNREADABLE;
 		return (long)page;
 	}
 }
@@ -271,7 +288,7 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 		return NULL;
 	memset(k, 0, offsetof(struct kid, open));
 	k->fd = fd;
-	k->lost = of ? of->lost || of->suspect : 0;
+	k->lost = of ? of->lost | (of->suspect ? LOST_UNMAPPED : 0) : 0;
 	open_as(k, of);
 	atomic_store(&p->shared->kid_fd[k - p->kid], fd);
 	p->kids++;
@@ -338,6 +355,15 @@ void fault_let_grow(int fd, const struct uffd_msg *m)
 		uffd_let_go(fd, page, sys_page_size());
 }
 
+static const char *why_killed(const struct kid *k)
+{
+	if (k->lost & LOST_UNMAPPED)
+		return "cowfork: a child is killed that needs memory which its parent unmapped "
+		       "by a system call of its own\n";
+	return "cowfork: a child is killed that needs memory of its parent's which cannot be "
+	       "read\n";
+}
+
 static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 {
 	size_t size = sys_page_size();
@@ -357,8 +383,7 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 		fault_let_grow(k->fd, m);
 	if (k->fd && k->lost && open_part(k, page, page + size, &part)) {
 		atomic_fetch_add(&p->news.killed, 1);
-		kid_kill((int)m->arg.pagefault.feat.ptid, "cowfork: a child is killed that needs "
-			 "memory which its parent unmapped by a system call of its own\n");
+		kid_kill((int)m->arg.pagefault.feat.ptid, why_killed(k));
 	}
 	if (k->fd)		/* whose page was there already */
 		uffd_wake(k->fd, page, size);
@@ -518,7 +543,7 @@ void kids_lose(struct pager *p, uintptr_t start, uintptr_t end)
 	struct kid_range part;
 
 	each_kid(p, k)
-		k->lost |= source_part(k, start, end, &part);
+		k->lost |= source_part(k, start, end, &part) ? LOST_UNMAPPED : 0;
 }
 
 int kids_lack(const struct pager *p)

@@ -36,12 +36,18 @@ struct tracks {
 	uint8_t scattered[SCATTERED_TABLES];	/* faults in a table, else */
 };
 
+/* Why a child cannot be served, which ends it. */
+enum {
+	LOST_UNMAPPED = 1,	/* by the parent, unseen */
+	LOST_UNREADABLE = 2,	/* the kernel has it no more: hwpoison, a swap device's error */
+};
+
 /* A child's memory, or a grandchild's. */
 struct kid {
 	int fd;			/* its userfaultfd; 0: none */
 	int suspect;		/* it was made by a call that the library did not see: its
 				 * memory may still be wiped at a fork of its own */
-	int lost;		/* what it lacks cannot be had any more */
+	unsigned lost;		/* what it lacks cannot be had any more: LOST_* */
 	int gone;		/* ... some of it just now; where it went is told next */
 	int completing;		/* it gets all of it */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
@@ -80,7 +86,7 @@ struct pager {
 	/* what it alone knows */
 	struct pager_shared *shared;
 	int uffd, bell, epoll, pidfd;
-	int mem, fdinfo;		/* /proc/self/mem, /proc/self/fdinfo/uffd */
+	int mem, pagemap, fdinfo;	/* /proc/self/mem, .../pagemap, .../fdinfo/uffd */
 	struct pager_area dirty[DIRTY];
 	unsigned dirty_count;
 	struct pager_area vacated[VACATED];	/* emptied once, so that holes may be there */

@@ -168,6 +168,9 @@ static int open_all(struct pager *p)
 	p->mem = sys_open("/proc/self/mem", O_RDONLY);
 	if (p->mem < 0)
 		return p->mem;
+	p->pagemap = sys_open("/proc/self/pagemap", O_RDONLY);
+	if (p->pagemap < 0)
+		return p->pagemap;
 	p->uffd = uffd_open_in_place();
 	if (p->uffd < 0)
 		return p->uffd;

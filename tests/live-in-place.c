@@ -64,6 +64,12 @@ static int sees_first(void *arg)
 	return is_filled(area, SIZE, 1) ? 0 : 1;
 }
 
+static int does_nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
 /* --- what children see --------------------------------------------------- */
 
 START_TEST(child_begins_empty)
@@ -183,6 +189,41 @@ START_TEST(memory_goes_unseen)
 	begin();
 	r = reader_start(sees_first, NULL);
 	ck_assert_int_eq((int)syscall(SYS_munmap, area, SIZE), 0);
+	ck_assert_int_ne(reader_ask(&r), 0);
+	ck_assert_int_eq(wait_for(r.pid), KILLED);
+	ck_assert_uint_eq(stats().pager_killed, 1);
+}
+END_TEST
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102	/* Linux 6.13 */
+#endif
+
+static int sees_guarded(void *arg)
+{
+	(void)arg;
+	return is_page_filled(area, 3, 1) ? 0 : 1;
+}
+
+/* What the kernel has no more is no hole, in memory that was emptied before or not: a guard is
+ * such a page, as are a poisoned one and one that cannot be swapped in. */
+START_TEST(page_is_unreadable)
+{
+	struct reader r;
+
+	begin();
+	if (_i) {
+		ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+		ck_assert_int_eq(cow_madvise(area, SIZE, MADV_DONTNEED), 0);
+		fill(area, SIZE, 1);
+	}
+	r = reader_start(sees_guarded, NULL);
+	if (syscall(SYS_madvise, area + 3 * PAGE, PAGE, MADV_GUARD_INSTALL) < 0) {
+		ck_assert_int_eq(errno, EINVAL);	/* an older kernel */
+		ck_assert_int_eq(reader_ask(&r), 0);
+		ck_assert_int_eq(reader_end(&r), 0);
+		return;
+	}
 	ck_assert_int_ne(reader_ask(&r), 0);
 	ck_assert_int_eq(wait_for(r.pid), KILLED);
 	ck_assert_uint_eq(stats().pager_killed, 1);
@@ -817,12 +858,6 @@ static int end_is_there(void *arg)
 	return end[0] == 5 && !end[MIB - 1] ? 0 : 1;
 }
 
-static int does_nothing(void *arg)
-{
-	(void)arg;
-	return 0;
-}
-
 /* Memory that grows in place, of which nothing tells: before and after the first fork. */
 START_TEST(grows_in_place)
 {
@@ -980,6 +1015,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, below_a_control_block);
 	tcase_add_loop_test(sees, memory_goes, 0, 8);
 	tcase_add_test(sees, memory_goes_unseen);
+	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);
 	tcase_add_test(sees, armed_again);
 	tcase_add_test(sees, emptied_both_ways);
 	tcase_add_test(sees, holes_move);
