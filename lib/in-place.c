@@ -35,12 +35,7 @@ int in_place_wanted(void)
 
 uint64_t in_place_bytes(void)
 {
-	uint64_t bytes = 0;
-
-	if (process.life->pager.it)
-		for (unsigned i = 0; i < pager_areas.count; i++)
-			bytes += pager_areas.at[i].end - pager_areas.at[i].start;
-	return bytes;
+	return process.life->pager.it ? areas_bytes() : 0;
 }
 
 void in_place_tame(void)
@@ -238,7 +233,7 @@ int in_place_open(void)
 {
 	int ret;
 
-	if (!process.life->pager.it || !pager_areas.count)
+	if (!in_place_bytes())
 		return 0;
 	if (memory_may_be_pinned()) {	/* a device does not wait */
 		give_up(COW_REASON_PINNED);
@@ -273,12 +268,8 @@ int in_place_at(uintptr_t start, size_t len)
 {
 	uintptr_t end = start + len < start ? UINTPTR_MAX : start + len;
 
-	if (!pager_areas.count || !process.life->pager.it)
-		return 0;
-	for (unsigned i = 0; i < pager_areas.count; i++)
-		if (start < pager_areas.at[i].end && end > pager_areas.at[i].start)
-			return 1;
-	return 0;
+	/* a new child has not touched its life, which would cost it a page fault */
+	return areas_meet(start, end) && process.life->pager.it;
 }
 
 static uintptr_t whole(uintptr_t *start, size_t len)

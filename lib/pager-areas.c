@@ -9,19 +9,80 @@
 
 #include "pager-run.h"
 
-struct pager_areas pager_areas;
+struct pager_lists pager_lists __attribute__((aligned(PAGER_LISTS_ALIGN)));
 
-/* --- the list ----------------------------------------------------------- */
+/* --- the lists ---------------------------------------------------------- */
 
-/* Also to those who have it when the pager is lost. */
-static void publish(struct pager *p)
+void areas_set(struct pager_lists *lists, const struct pager_areas *areas)
 {
-	p->shared->areas = pager_areas;
+	unsigned next = atomic_load(&lists->turn) + 1;
+
+	/* who reads what is written here must see that it is not its turn any more */
+	atomic_thread_fence(memory_order_seq_cst);
+	lists->list[next & 1] = *areas;
+	atomic_store(&lists->turn, next);
 }
 
-int area_add(struct pager *p, uintptr_t start, uintptr_t end)
+/* What was read since `turn` holds if that has not changed: the list of then is written
+ * only after it has. */
+static int has_turned(unsigned turn)
 {
-	struct pager_areas *a = &pager_areas;
+	atomic_thread_fence(memory_order_seq_cst);
+	return atomic_load(&pager_lists.turn) != turn;
+}
+
+static int meets(const struct pager_areas *a, uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = 0; i < a->count && i < PAGER_AREAS; i++)
+		if (start < a->at[i].end && end > a->at[i].start)
+			return 1;
+	return 0;
+}
+
+int areas_meet(uintptr_t start, uintptr_t end)
+{
+	unsigned turn;
+	int found;
+
+	do {
+		turn = atomic_load(&pager_lists.turn);
+		found = meets(&pager_lists.list[turn & 1], start, end);
+	} while (has_turned(turn));
+	return found;
+}
+
+static uint64_t bytes_of(const struct pager_areas *a)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < a->count && i < PAGER_AREAS; i++)
+		bytes += a->at[i].end - a->at[i].start;
+	return bytes;
+}
+
+uint64_t areas_bytes(void)
+{
+	unsigned turn;
+	uint64_t bytes;
+
+	do {
+		turn = atomic_load(&pager_lists.turn);
+		bytes = bytes_of(&pager_lists.list[turn & 1]);
+	} while (has_turned(turn));
+	return bytes;
+}
+
+/* --- what is armed ------------------------------------------------------ */
+
+/* Also to those who have it when the pager is lost. */
+static void publish(struct pager *p, const struct pager_areas *a)
+{
+	areas_set(&pager_lists, a);
+	areas_set(&p->shared->areas, a);
+}
+
+static int insert(struct pager_areas *a, uintptr_t start, uintptr_t end)
+{
 	unsigned i = a->count;
 
 	if (a->count == PAGER_AREAS)
@@ -31,14 +92,12 @@ int area_add(struct pager *p, uintptr_t start, uintptr_t end)
 	memmove(&a->at[i + 1], &a->at[i], (a->count - i) * sizeof(a->at[0]));
 	a->at[i] = (struct pager_area){ start, end };
 	a->count++;
-	publish(p);
 	return 0;
 }
 
-int area_remove(struct pager *p, uintptr_t start, uintptr_t end)
+/* What lies in the midst of an area lies in no other. */
+static int cut_out(struct pager_areas *a, uintptr_t start, uintptr_t end)
 {
-	struct pager_areas *a = &pager_areas;
-
 	for (unsigned i = 0; i < a->count; i++) {
 		struct pager_area was = a->at[i];
 
@@ -48,7 +107,7 @@ int area_remove(struct pager *p, uintptr_t start, uintptr_t end)
 			if (a->count == PAGER_AREAS)
 				return -ENOSPC;
 			a->at[i].end = start;
-			return area_add(p, end, was.end);
+			return insert(a, end, was.end);
 		}
 		if (start > was.start)
 			a->at[i].end = start;
@@ -58,8 +117,27 @@ int area_remove(struct pager *p, uintptr_t start, uintptr_t end)
 			memmove(&a->at[i], &a->at[i + 1],
 				(--a->count - i) * sizeof(a->at[0])), i--;
 	}
-	publish(p);
 	return 0;
+}
+
+int area_add(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	struct pager_areas a = *areas_now(&pager_lists);
+	int ret = insert(&a, start, end);
+
+	if (ret == 0)
+		publish(p, &a);
+	return ret;
+}
+
+int area_remove(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	struct pager_areas a = *areas_now(&pager_lists);
+	int ret = cut_out(&a, start, end);
+
+	if (ret == 0)
+		publish(p, &a);
+	return ret;
 }
 
 int area_cut(uintptr_t page, struct pager_area *range)

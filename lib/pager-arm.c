@@ -163,7 +163,8 @@ static struct pager_area unwipe(uintptr_t start, uintptr_t end)
 	struct pager_area part = { start, end };
 
 	each_area(a) {
-		int full = pager_areas.count == PAGER_AREAS && start > a->start && end < a->end;
+		int full = areas_now(&pager_lists)->count == PAGER_AREAS &&
+			   start > a->start && end < a->end;
 
 		if (start < a->start || end > a->end)
 			continue;

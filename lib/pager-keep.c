@@ -58,9 +58,10 @@ static int drop(void *arg, const struct procfs_map *m)
 
 static void let_program_go(struct pager_shared *s, uintptr_t bell_page)
 {
-	for (unsigned i = 0; i < s->areas.count; i++)
-		uffd_let_go(s->uffd, s->areas.at[i].start,
-			    s->areas.at[i].end - s->areas.at[i].start);
+	const struct pager_areas *a = areas_now(&s->areas);
+
+	for (unsigned i = 0; i < a->count; i++)
+		uffd_let_go(s->uffd, a->at[i].start, a->at[i].end - a->at[i].start);
 	uffd_let_go(s->bell, bell_page, sys_page_size());
 }
 

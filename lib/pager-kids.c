@@ -269,12 +269,14 @@ void kid_close(struct pager *p, struct kid *k)
 
 static void open_as(struct kid *k, const struct kid *of)
 {
-	k->count = of ? of->count : pager_areas.count;
-	if (of)
+	if (of) {
+		k->count = of->count;
 		memcpy(k->open, of->open, of->count * sizeof(of->open[0]));
-	for (unsigned i = 0; !of && i < k->count; i++)
-		k->open[i] = (struct kid_range){ pager_areas.at[i].start,
-			pager_areas.at[i].end, pager_areas.at[i].start };
+		return;
+	}
+	k->count = 0;
+	each_area(a)
+		k->open[k->count++] = (struct kid_range){ a->start, a->end, a->start };
 }
 
 /* The last place is for one that gets all that it lacks at once. */

@@ -64,7 +64,7 @@ struct pager_shared {
 	atomic_int lost;
 	atomic_int done;		/* it ended because nobody needs it */
 	atomic_int open;		/* a child may be made that nobody knows */
-	struct pager_areas areas;
+	struct pager_lists areas;
 	_Atomic(int) uffd, bell;
 	_Atomic(int) kid_fd[KIDS];	/* 0: none */
 };
@@ -144,9 +144,10 @@ struct pager_area track_range(struct tracks *t, uintptr_t page);
 
 /* --- pager-areas.c: what is known of the program's memory --------------- */
 
+/* As they are now, however they change meanwhile: once at most. */
 #define each_area(a)								\
-	for (const struct pager_area *a = pager_areas.at;			\
-	     a < pager_areas.at + pager_areas.count; a++)
+	for (const struct pager_area *a = areas_now(&pager_lists)->at,		\
+	     *a##_end = a + areas_now(&pager_lists)->count; a < a##_end; a++)
 
 /* Into the list, or [start, end) out of it. -ENOSPC: there is no room for one more, which a
  * hole in the midst of an area needs too. */

@@ -32,6 +32,7 @@
 #define OWN_FILES 16u			/* more than the pager opens for itself */
 
 int pager_ever;
+static const struct pager_areas none;
 static struct pager_shared *shared;	/* of the process's own pager, or its parent's */
 
 /* In memory: the bell, the stack, thread-local storage, struct pager. */
@@ -301,7 +302,7 @@ int pager_start(void)
 	p = make();
 	if (!p)
 		return COW_REASON_ADDRESS;
-	pager_areas.count = 0;
+	areas_set(&pager_lists, &none);
 	p->parent = sys_getpid();
 	p->pid = clone(main_of_pager, (void *)((uintptr_t)p - TLS_SIZE),
 		       CLONE_VM | CLONE_SETTLS, p, NULL, fake_tls(p), NULL);
@@ -353,13 +354,11 @@ int pager_end(enum cow_reason why)
 /* The keeper has let its memory go, or the kernel has with the last descriptor. */
 static int forget(struct pager *p)
 {
-	for (unsigned i = 0; i < pager_areas.count; i++) {
-		const struct pager_area *a = &pager_areas.at[i];
-
+	each_area(a) {
 		sys_madvise(a->start, a->end - a->start, MADV_KEEPONFORK);
 		sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
 	}
-	pager_areas.count = 0;
+	areas_set(&pager_lists, &none);
 	process.life->pager = (struct pager_of_life){
 		.reason = COW_REASON_PAGER, .lost = process.life->pager.lost + 1,
 	};
@@ -408,11 +407,10 @@ IN_CHILD void pager_in_child(void)
 	static const char last[] = "cowfork: the pager was lost while a child was made, which "
 				   "ends\n";
 
-	if (!pager_areas.count || !shared)
+	if (!shared || !areas_now(&pager_lists)->count)
 		return;
-	for (unsigned i = 0; i < pager_areas.count; i++)
-		sys_madvise(pager_areas.at[i].start,
-			    pager_areas.at[i].end - pager_areas.at[i].start, MADV_KEEPONFORK);
+	each_area(a)
+		sys_madvise(a->start, a->end - a->start, MADV_KEEPONFORK);
 	if (!atomic_load(&shared->lost) || !atomic_load(&shared->open))
 		return;
 	(void)sys_write(2, last, sizeof(last) - 1);

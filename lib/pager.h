@@ -24,12 +24,38 @@ struct pager_area {
 	uintptr_t start, end;
 };
 
-/* What is armed, sorted. The pager's to write; whoever reads it may be late. A child has
- * what was armed when it was made, which is nothing of its own. */
-extern struct pager_areas {
+/* What is armed, sorted. */
+struct pager_areas {
 	unsigned count;
 	struct pager_area at[PAGER_AREAS];
-} pager_areas;
+};
+
+/* Two of it: the pager writes the one that is not `turn & 1`, and then turns. So whoever is
+ * killed in the midst of that leaves a list that is whole, and so does a fork, since both
+ * lie in one page. A child has what was armed when it was made, which is nothing of its
+ * own. */
+struct pager_lists {
+	atomic_uint turn;
+	struct pager_areas list[2];
+};
+
+#define PAGER_LISTS_ALIGN 4096
+_Static_assert(sizeof(struct pager_lists) <= PAGER_LISTS_ALIGN, "a fork copies it at once");
+extern struct pager_lists pager_lists;
+
+/* The list of now: for the pager, or while none runs that could write it. */
+static inline const struct pager_areas *areas_now(const struct pager_lists *lists)
+{
+	return &lists->list[atomic_load(&lists->turn) & 1];
+}
+
+/* Make `areas` that. For the same. */
+void areas_set(struct pager_lists *lists, const struct pager_areas *areas);
+
+/* Is a byte of [start, end) armed; how many bytes are? For any thread: another who writes the
+ * list meanwhile is not waited for. */
+int areas_meet(uintptr_t start, uintptr_t end);
+uint64_t areas_bytes(void);
 
 /* How many this process has had, with its ancestors. Mappings may be more than they were
  * then. */

@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "in-place.h"
 #include "support.h"
 
 #define SIZE (8 * MIB)
@@ -899,6 +900,40 @@ START_TEST(exec_instead_of_fork)
 }
 END_TEST
 
+static atomic_int stop_looking;
+
+/* How often was memory not found that is armed all the time? */
+static void *looks(void *arg)
+{
+	unsigned long missed = 0;
+
+	(void)arg;
+	while (!atomic_load(&stop_looking))
+		missed += !in_place_at((uintptr_t)area + SIZE - PAGE, PAGE);
+	return (void *)missed;
+}
+
+/* Any thread asks whether it is, while the list of that changes. */
+START_TEST(list_changes)
+{
+	pthread_t thread;
+	void *missed;
+
+	begin();
+	for (size_t at = 0; at < SIZE; at += 2 * MIB)	/* some more in the list */
+		ck_assert_int_eq(cow_release(area + at, PAGE), 0);
+	ck_assert_int_eq(pthread_create(&thread, NULL, looks, NULL), 0);
+	for (int i = 0; i < 3000; i++) {
+		ck_assert_int_eq(cow_release(area + MIB, PAGE), 0);
+		ck_assert_int_eq(cow_release(area, MIB), 0);
+		ck_assert_int_eq(cow_adopt(area, MIB), 0);
+	}
+	atomic_store(&stop_looking, 1);
+	pthread_join(thread, &missed);
+	ck_assert_ptr_null(missed);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -1039,6 +1074,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(killed, exec_instead_of_fork);
 	tcase_add_test(many, writers_and_generations);
 	tcase_add_test(many, more_children_than_fit);
+	tcase_add_test(many, list_changes);
 	tcase_add_test(many, slow_fork);
 	tcase_add_test(many, maps_run_out);
 	tcase_add_test(many, few_descriptors);
