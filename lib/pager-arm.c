@@ -255,7 +255,7 @@ static void missing_fault(struct pager *p, const struct uffd_msg *m)
 	if (!area_cut(page, &r)) {
 		leave_growth(p);
 		if (uffd_zero(p->uffd, page, sys_page_size(), &done) == -EAGAIN)
-			fault_let_grow(p->uffd, m);
+			fault_let_grow(p, p->uffd, m);
 		return;
 	}
 	kids_give(p, r.start, r.end);
@@ -264,7 +264,7 @@ static void missing_fault(struct pager *p, const struct uffd_msg *m)
 		int ret = uffd_zero(p->uffd, r.start, r.end - r.start, &done);
 
 		if (ret == -EAGAIN && !done)
-			fault_let_grow(p->uffd, m);
+			fault_let_grow(p, p->uffd, m);
 		if (ret == -EEXIST && !done)
 			done = sys_page_size();
 		else if (ret < 0 && !done)

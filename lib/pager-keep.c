@@ -5,7 +5,8 @@
  * page that nobody can serve any more.
  *
  * It shares no memory with the program: whatever is killed for that (by the OOM killer),
- * it is not.
+ * it is not, and whoever takes the program over has not taken over the keeper. So it also does
+ * what the pager may not (pager-jail.c).
  *
  * SPDX-License-Identifier: MIT
  */
@@ -24,9 +25,15 @@
 #define LOOK_MS 100
 #define LARGE ((size_t)1 << 20)
 
+/* What the keeper is told at its start. */
+struct ends {
+	struct pager *pager;
+	int asked, say;		/* its ends of the pipes */
+};
+
 /* By its own descriptor: neither pager nor keeper holds one of the program's, which somebody
  * may wait for to be closed. */
-void kid_kill(int tid, const char *last_words)
+static void kid_kill(int tid, const char *last_words)
 {
 	int fd = procfs_open_of_thread(tid, "/fd/2",
 				       O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY);
@@ -117,18 +124,70 @@ static void watch(struct pager_shared *s)
 	} while (living || uffd_memory_lives(s->uffd));
 }
 
+/* --- what the pager asks ------------------------------------------------- */
+
+struct question {
+	int op, tid;
+};
+
+static long reply(const struct question *q)
+{
+	switch (q->op) {
+	case KEEPER_CALL_OF:
+		return procfs_call_of(q->tid);
+	case KEEPER_KILL_UNMAPPED:
+		kid_kill(q->tid, "cowfork: a child is killed that needs memory which its parent "
+				 "unmapped by a system call of its own\n");
+		return 0;
+	case KEEPER_KILL_UNREADABLE:
+		kid_kill(q->tid, "cowfork: a child is killed that needs memory of its parent's "
+				 "which cannot be read\n");
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static void serve(const struct ends *e)
+{
+	struct question q;
+	long said;
+
+	if (sys_read(e->asked, &q, sizeof(q)) != (long)sizeof(q))
+		return;
+	said = reply(&q);
+	(void)sys_write(e->say, &said, sizeof(said));
+}
+
+long keeper_ask(const struct pager *p, enum keeper_op op, int tid)
+{
+	const struct question q = { (int)op, tid };
+	struct pollfd fds[] = { { p->said, POLLIN, 0 }, { p->keeper, POLLIN, 0 } };
+	long said;
+
+	if (p->keeper < 0 || sys_write(p->ask, &q, sizeof(q)) != (long)sizeof(q))
+		return -EPIPE;
+	while (sys_poll(fds, 2, -1) < 0)
+		;
+	if (!fds[0].revents || sys_read(p->said, &said, sizeof(said)) != (long)sizeof(said))
+		return -EPIPE;
+	return said;
+}
+
 static void main_of_keeper(void *arg)
 {
-	struct pager *p = arg;
+	const struct ends e = *(const struct ends *)arg;
+	struct pager *p = e.pager;
 	struct pager_shared *s = p->shared;
 	uintptr_t bell_page = p->bell_page;
-	struct pollfd pager = { sys_pidfd_open(p->self), POLLIN, 0 };
+	struct pollfd fds[] = { { sys_pidfd_open(p->self), POLLIN, 0 }, { e.asked, POLLIN, 0 } };
 
 	sys_name_thread("cowfork-keeper");
 	(void)procfs_maps(drop, p);
 	/* it may have ended by now, and another process have its number */
-	while (pager.fd >= 0 && sys_getppid() == p->self && sys_poll(&pager, 1, -1) <= 0)
-		;
+	while (fds[0].fd >= 0 && sys_getppid() == p->self && !fds[0].revents)
+		if (sys_poll(fds, 2, -1) > 0 && fds[1].revents)
+			serve(&e);
 	if (atomic_load(&s->done))
 		return;
 	atomic_store(&s->lost, 1);
@@ -141,10 +200,19 @@ int keeper_start(struct pager *p)
 {
 	uintptr_t mine = p->bell_page + sys_page_size();
 	size_t len = p->bytes - sys_page_size();
-	int ret;
+	int there[2], back[2], ret = sys_pipe(there);
+	struct ends e;
 
+	if (ret == 0)
+		ret = sys_pipe(back);
+	if (ret < 0)
+		return ret;
+	p->ask = there[1];
+	p->said = back[0];
+	e = (struct ends){ p, there[0], back[1] };
 	sys_madvise(mine, len, MADV_DOFORK);
-	ret = sys_fork_with_files(main_of_keeper, p);
+	ret = sys_fork_with_files(main_of_keeper, &e);
 	sys_madvise(mine, len, MADV_DONTFORK);
+	p->keeper = ret < 0 ? ret : sys_pidfd_open(ret);
 	return ret < 0 ? ret : 0;
 }

@@ -349,21 +349,20 @@ static int zero(struct kid *k, uintptr_t page)
 	return ret;
 }
 
-void fault_let_grow(int fd, const struct uffd_msg *m)
+void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m)
 {
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
 
-	if (procfs_call_of((int)m->arg.pagefault.feat.ptid) == SYS_mremap)
+	if (keeper_ask(p, KEEPER_CALL_OF, (int)m->arg.pagefault.feat.ptid) == SYS_mremap)
 		uffd_let_go(fd, page, sys_page_size());
 }
 
-static const char *why_killed(const struct kid *k)
+/* Without the keeper it dies without a word. */
+static void kill_of(const struct pager *p, const struct kid *k, int tid)
 {
-	if (k->lost & LOST_UNMAPPED)
-		return "cowfork: a child is killed that needs memory which its parent unmapped "
-		       "by a system call of its own\n";
-	return "cowfork: a child is killed that needs memory of its parent's which cannot be "
-	       "read\n";
+	if (keeper_ask(p, k->lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED
+						  : KEEPER_KILL_UNREADABLE, tid) < 0)
+		sys_kill(tid);
 }
 
 static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
@@ -382,10 +381,10 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	else
 		ret = fill(p, k, range.start, range.end);
 	if (k->fd && ret == -EAGAIN)
-		fault_let_grow(k->fd, m);
+		fault_let_grow(p, k->fd, m);
 	if (k->fd && k->lost && open_part(k, page, page + size, &part)) {
 		atomic_fetch_add(&p->news.killed, 1);
-		kid_kill((int)m->arg.pagefault.feat.ptid, why_killed(k));
+		kill_of(p, k, (int)m->arg.pagefault.feat.ptid);
 	}
 	if (k->fd)		/* whose page was there already */
 		uffd_wake(k->fd, page, size);
@@ -462,7 +461,7 @@ static void note(struct pager *p, struct kid *k)
 			event(p, k, &m);
 			continue;
 		}
-		fault_let_grow(k->fd, &m);
+		fault_let_grow(p, k->fd, &m);
 		page &= ~(sys_page_size() - 1);
 		if (!k->wait_end || page < k->wait_start)
 			k->wait_start = page;

@@ -86,6 +86,7 @@ struct pager {
 	/* what it alone knows */
 	struct pager_shared *shared;
 	int uffd, bell, epoll, pidfd;
+	int ask, said, keeper;		/* ends of pipes to the keeper and from it; its pidfd */
 	int mem, pagemap, fdinfo;	/* /proc/self/mem, .../pagemap, .../fdinfo/uffd */
 	struct pager_area dirty[DIRTY];
 	unsigned dirty_count;
@@ -137,7 +138,7 @@ void kids_sweep(struct pager *p);	/* forget those that have ended */
  * lets its move be read, ahead of which the kernel takes no page (mm/mremap.c, do_mremap): so
  * that page is let go. Nothing else faults in that call. */
 struct uffd_msg;
-void fault_let_grow(int fd, const struct uffd_msg *m);
+void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m);
 
 /* How much to serve around a fault at page; within one table. */
 struct pager_area track_range(struct tracks *t, uintptr_t page);
@@ -183,10 +184,22 @@ void pager_answer(struct pager *p, int answer);
 
 /* --- pager-keep.c ------------------------------------------------------- */
 
-/* End the process of that thread, and say why on its standard error. */
-void kid_kill(int tid, const char *last_words);
+/* What the pager has done by the keeper, for it may open no file itself. */
+enum keeper_op {
+	KEEPER_CALL_OF,		/* the system call that a thread is in, or -errno */
+	KEEPER_KILL_UNMAPPED,	/* end its process, and say why on its standard error */
+	KEEPER_KILL_UNREADABLE,
+};
 
 /* Make the keeper. 0, -errno. */
 int keeper_start(struct pager *p);
+
+/* -EPIPE: it is no more. */
+long keeper_ask(const struct pager *p, enum keeper_op op, int tid);
+
+/* --- pager-jail.c ------------------------------------------------------- */
+
+/* From now on the calling task can do nothing but a pager's job. */
+void pager_jail(void);
 
 #endif

@@ -29,7 +29,7 @@
 #define IDLE_MS 1000			/* has the program become another by execve(2)? */
 #define BUDGET 64u			/* of its faults before children have a turn */
 #define BEGIN_NS 100000000u
-#define OWN_FILES 16u			/* more than the pager opens for itself */
+#define OWN_FILES 24u			/* more than pager and keeper open for themselves */
 
 int pager_ever;
 static const struct pager_areas none;
@@ -206,6 +206,8 @@ static int main_of_pager(void *arg)
 	p->why = open_all(p);
 	if (!p->why)	/* before there is anything of which the kernel would tell */
 		p->why = keeper_start(p);
+	if (!p->why)
+		pager_jail();
 	atomic_store(&p->state, p->why ? PAGER_FAILED : PAGER_RUNS);
 	sys_futex_wake(&p->state);
 	if (!p->why)

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -351,6 +352,29 @@ int sys_poll(struct pollfd *fds, unsigned count, int timeout_ms)
 int sys_pidfd_open(int pid)
 {
 	return (int)CALL(SYS_pidfd_open, pid, 0);
+}
+
+int sys_pipe(int ret_ends[2])
+{
+	return (int)CALL(SYS_pipe2, ret_ends, O_CLOEXEC);
+}
+
+int sys_capget(struct __user_cap_header_struct *header, struct __user_cap_data_struct *ret)
+{
+	return (int)CALL(SYS_capget, header, ret);
+}
+
+int sys_capset(struct __user_cap_header_struct *header,
+	       const struct __user_cap_data_struct *data)
+{
+	return (int)CALL(SYS_capset, header, data);
+}
+
+int sys_filter(const struct sock_fprog *program)
+{
+	int ret = (int)CALL(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1);
+
+	return ret < 0 ? ret : (int)CALL(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, program);
 }
 
 int sys_lives(int pid)

@@ -106,6 +106,7 @@ int sys_epoll_wait(int epoll, struct epoll_event *events, int max, int timeout_m
 struct pollfd;
 int sys_poll(struct pollfd *fds, unsigned count, int timeout_ms);
 int sys_pidfd_open(int pid);
+int sys_pipe(int ret_ends[2]);		/* close-on-exec */
 void sys_kill(int pid);			/* SIGKILL, for a pid or the process of a thread id */
 void sys_new_session(void);
 unsigned sys_many_files(void);		/* as the hard limit allows: how many */
@@ -113,6 +114,15 @@ void sys_go_to_root(void);		/* of the file system: no mount is kept busy */
 int sys_getppid(void);
 int sys_lives(int pid);			/* of a child that is not reaped: does it run? */
 void sys_exit(int status) __attribute__((noreturn));
+
+/* Of this thread: linux/capability.h, and a filter of linux/filter.h with no_new_privs. */
+struct __user_cap_header_struct;
+struct __user_cap_data_struct;
+struct sock_fprog;
+int sys_capget(struct __user_cap_header_struct *header, struct __user_cap_data_struct *ret);
+int sys_capset(struct __user_cap_header_struct *header,
+	       const struct __user_cap_data_struct *data);
+int sys_filter(const struct sock_fprog *program);
 
 /* A child with the same descriptor table, but memory of its own, where fn runs; nobody is
  * told when it ends. Its pid, -errno. */

@@ -370,6 +370,37 @@ static pid_t child_named(const char *name)
 	return found;
 }
 
+static unsigned long long status_of(pid_t pid, const char *name)
+{
+	char path[64], line[200];
+	unsigned long long value = ~0ull;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	f = fopen(path, "r");
+	ck_assert_ptr_nonnull(f);
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, strlen(name)))
+			value = strtoull(line + strlen(name), NULL, 16);
+	fclose(f);
+	return value;
+}
+
+/* Who takes the program over can make the pager do what it may, but no more. */
+START_TEST(pager_is_jailed)
+{
+	pid_t pager;
+
+	begin();
+	pager = child_named("cowfork-pager");
+	ck_assert_int_gt(pager, 0);
+	ck_assert_uint_eq(status_of(pager, "Seccomp:"), 2);	/* a filter */
+	ck_assert_uint_eq(status_of(pager, "NoNewPrivs:"), 1);
+	ck_assert_uint_eq(status_of(pager, "CapEff:") & ~(1ull << 5), 0);	/* CAP_KILL */
+	ck_assert_uint_eq(status_of(pager, "CapPrm:") & ~(1ull << 5), 0);
+}
+END_TEST
+
 START_TEST(pager_is_killed)
 {
 	struct reader lacks, has;
@@ -1048,6 +1079,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, child_begins_empty);
 	tcase_add_test(sees, neither_sees_the_other);
 	tcase_add_test(sees, below_a_control_block);
+	tcase_add_test(sees, pager_is_jailed);
 	tcase_add_loop_test(sees, memory_goes, 0, 8);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);

@@ -1,0 +1,126 @@
+/*
+ * What the pager can still do once it runs: its job. It shares memory with the program, so
+ * whoever takes over the program can make it do anything that it may. So it may read and
+ * write what it has open, ask of userfaultfds, give advice on memory, and kill; it opens no
+ * file (the keeper does, which shares no memory), makes no process and becomes no other, and
+ * of the capabilities keeps that to kill children that have changed their user.
+ *
+ * Anything else fails with EPERM, rather than end the process with a core file, for which
+ * older kernels end all that share its memory (fs/coredump.c before 5.16). The filter is
+ * written out here, since libseccomp would be a library more in each program that is run
+ * with the runtime: five mappings, which every fork copies.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+
+#include "compat.h"
+#include "pager-run.h"
+#include "sys.h"
+
+#if defined(__x86_64__)
+#define ARCH AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define ARCH AUDIT_ARCH_AARCH64
+#endif
+
+/* An argument may be asked for, where there is a mask. */
+static const struct {
+	unsigned nr, arg, mask, value;
+} allowed[] = {
+	{ SYS_read, 0, 0, 0 },
+	{ SYS_ioctl, 1, 0xff00, UFFDIO << 8 },
+	{ SYS_epoll_pwait, 0, 0, 0 },
+	{ SYS_pread64, 0, 0, 0 },
+	{ SYS_madvise, 0, 0, 0 },
+	{ SYS_ppoll, 0, 0, 0 },
+	{ SYS_mincore, 0, 0, 0 },
+	{ SYS_write, 0, 0, 0 },
+	{ SYS_close, 0, 0, 0 },
+	{ SYS_epoll_ctl, 0, 0, 0 },
+	{ SYS_clock_gettime, 0, 0, 0 },	/* where the vDSO cannot tell */
+	{ SYS_getppid, 0, 0, 0 },
+	{ SYS_unshare, 0, ~0u, CLONE_VM },	/* a question, see sys_alone_in_mm() */
+	{ SYS_kill, 1, ~0u, SIGKILL },
+	{ SYS_futex, 0, 0, 0 },
+	{ SYS_restart_syscall, 0, 0, 0 },
+	{ SYS_exit, 0, 0, 0 },
+	{ SYS_exit_group, 0, 0, 0 },
+};
+
+enum { ALLOWED = sizeof(allowed) / sizeof(*allowed) };
+
+static void drop_capabilities(void)
+{
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct kept[2];
+
+	if (sys_capget(&header, kept) < 0)
+		return;
+	kept[0].effective = kept[0].permitted &= 1u << CAP_KILL;
+	kept[1].effective = kept[1].permitted = 0;
+	kept[0].inheritable = kept[1].inheritable = 0;
+	(void)sys_capset(&header, kept);
+}
+
+#ifdef ARCH
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define RETURN(what) BPF_STMT(BPF_RET | BPF_K, what)
+#define UNLESS(what, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, what, 0, skip)
+
+/* Of the lower half: what is in the upper one of these is refused by the kernel, or not
+ * looked at. */
+static struct sock_filter *allow(struct sock_filter *at, unsigned i)
+{
+	if (!allowed[i].mask) {
+		*at++ = (struct sock_filter)UNLESS(allowed[i].nr, 1);
+		*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ALLOW);
+		return at;
+	}
+	*at++ = (struct sock_filter)UNLESS(allowed[i].nr, 5);
+	*at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+					     (uint32_t)(offsetof(struct seccomp_data, args) +
+							8 * allowed[i].arg));
+	*at++ = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, allowed[i].mask);
+	*at++ = (struct sock_filter)UNLESS(allowed[i].value, 1);
+	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ALLOW);
+	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ERRNO | EPERM);
+	return at;
+}
+
+/* The x32 calls of x86-64 have numbers of their own, which are not in the list. */
+static void filter(void)
+{
+	struct sock_filter program[4 + 6 * ALLOWED], *at = program;
+	struct sock_fprog all;
+
+	*at++ = (struct sock_filter)LOAD(arch);
+	*at++ = (struct sock_filter)UNLESS(ARCH, 0);
+	*at++ = (struct sock_filter)LOAD(nr);
+	for (unsigned i = 0; i < ALLOWED; i++)
+		at = allow(at, i);
+	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ERRNO | EPERM);
+	program[1].jf = (uint8_t)(at - program - 3);	/* to the last */
+	all = (struct sock_fprog){ (unsigned short)(at - program), program };
+	(void)sys_filter(&all);
+}
+#else
+static void filter(void)
+{
+}
+#endif
+
+void pager_jail(void)
+{
+	drop_capabilities();
+	filter();
+}
