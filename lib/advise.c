@@ -281,17 +281,21 @@ static int is_untold(int advice)
 	return advice == MADV_WIPEONFORK || advice == MADV_GUARD_INSTALL;
 }
 
+static int advise_bare(uintptr_t start, size_t len, int advice)
+{
+	if (is_untold(advice) && in_place_own(start, len) < 0)
+		return call_result(-ENOMEM);
+	return changes_nothing(advice) ? call_result(sys_madvise(start, len, advice))
+				       : call_natively(advise_natively, start, len, advice);
+}
+
 static int advise_outside(uintptr_t start, size_t len, int advice)
 {
 	int emptied = empties(advice) && in_place_empty(start, len);
-	int ret;
+	int held = is_harmless(advice) ? 0 : in_place_leave(start, len);
+	int ret = advise_bare(start, len, advice);
 
-	if (!is_harmless(advice))
-		in_place_leave(start, len);
-	if (is_untold(advice) && in_place_own(start, len) < 0)
-		return call_result(-ENOMEM);
-	ret = changes_nothing(advice) ? call_result(sys_madvise(start, len, advice))
-				      : call_natively(advise_natively, start, len, advice);
+	in_place_left(held);
 	if (emptied)
 		in_place_emptied();
 	return ret;

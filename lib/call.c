@@ -128,18 +128,27 @@ static int managed_munmap(struct store *s, uintptr_t start, uintptr_t end, int v
 	return ret;
 }
 
-int cow_munmap(void *addr, size_t len)
+static int unmap(uintptr_t start, size_t len, size_t size)
 {
 	const struct call call = { native_munmap, managed_munmap, 0, 0 };
-	uintptr_t start = (uintptr_t)addr;
-	size_t size = sys_whole_pages(len);
 
-	if (!call_is_proper(start, size))
-		return call_result(sys_munmap(start, len));
-	in_place_leave(start, size);
 	if (!process_store_at(start, size) && !region_near(start, start + size))
 		return call_natively(bare_munmap, start, len, 0);
 	return call_over_range(&call, start, size);
+}
+
+int cow_munmap(void *addr, size_t len)
+{
+	uintptr_t start = (uintptr_t)addr;
+	size_t size = sys_whole_pages(len);
+	int held, ret;
+
+	if (!call_is_proper(start, size))
+		return call_result(sys_munmap(start, len));
+	held = in_place_leave(start, size);
+	ret = unmap(start, len, size);
+	in_place_left(held);
+	return ret;
 }
 
 /* --- mprotect ----------------------------------------------------------- */

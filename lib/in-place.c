@@ -280,16 +280,22 @@ static uintptr_t whole(uintptr_t *start, size_t len)
 	return end > *start ? end : ALL;
 }
 
-void in_place_leave(uintptr_t start, size_t len)
+int in_place_leave(uintptr_t start, size_t len)
 {
 	uintptr_t end;
 
 	if (!in_place_at(start, len))
-		return;
+		return 0;
 	end = whole(&start, len);
 	process_lock();
 	(void)in_place_release(start, end);
-	process_unlock();
+	return 1;
+}
+
+void in_place_left(int held)
+{
+	if (held)
+		process_unlock();
 }
 
 int in_place_empty(uintptr_t start, size_t len)

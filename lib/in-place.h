@@ -41,8 +41,12 @@ void in_place_part(void);
 int in_place_at(uintptr_t start, size_t len);
 
 /* [start, start + len) is about to be unmapped, replaced, moved or given other attributes:
- * children get what they lack, and it is plain memory. Takes the lock. */
-void in_place_leave(uintptr_t start, size_t len);
+ * children get what they lack, and it is plain memory. Until in_place_left() it stays so:
+ * if any of it was armed the lock is kept, or another thread might arm it again and fork
+ * before that is done, and its child would need what is gone. What it returns is for
+ * in_place_left(). */
+int in_place_leave(uintptr_t start, size_t len);
+void in_place_left(int held);
 
 /* ... is about to be emptied; it stays armed. Takes the lock, and keeps it until
  * in_place_emptied(). 0: nothing is armed there. */

@@ -31,19 +31,28 @@ static int managed_mlock(struct store *s, uintptr_t start, uintptr_t end, int fl
 	return sys_mlock2(start, end - start, (unsigned)flags);
 }
 
-int cow_mlock2(const void *addr, size_t len, unsigned flags)
+static int lock_range(uintptr_t addr, size_t len, unsigned flags, uintptr_t start,
+		      size_t rounded)
 {
 	const struct call call = { native_mlock, managed_mlock, (int)flags, 0 };
+	int ret;
+
+	if (flags & ~(unsigned)MLOCK_ONFAULT || !call_in_window(start, rounded))
+		return call_natively(native_mlock, addr, len, (int)flags);
+	ret = sys_mlock2(0, 0, flags);	/* may it lock anything? */
+	return ret < 0 ? call_result(ret) : call_over_range(&call, start, rounded);
+}
+
+int cow_mlock2(const void *addr, size_t len, unsigned flags)
+{
 	uintptr_t page = sys_page_size();
 	uintptr_t start = (uintptr_t)addr & ~(page - 1);
 	size_t rounded = sys_whole_pages(len + ((uintptr_t)addr - start));
-	int ret;
+	int held = in_place_leave(start, rounded);
+	int ret = lock_range((uintptr_t)addr, len, flags, start, rounded);
 
-	in_place_leave(start, rounded);
-	if (flags & ~(unsigned)MLOCK_ONFAULT || !call_in_window(start, rounded))
-		return call_natively(native_mlock, (uintptr_t)addr, len, (int)flags);
-	ret = sys_mlock2(0, 0, flags);	/* may it lock anything? */
-	return ret < 0 ? call_result(ret) : call_over_range(&call, start, rounded);
+	in_place_left(held);
+	return ret;
 }
 
 /* What the kernel asks before it looks at memory (mm/mlock.c). */

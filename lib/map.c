@@ -258,8 +258,6 @@ static long map(struct request *r)
 {
 	uintptr_t at;
 
-	if (r->flags & MAP_FIXED)
-		in_place_leave(r->start, r->size);
 	if (r->flags & FIXED)
 		return call_in_window(r->start, r->size) ? map_fixed(r)
 							 : map_replacing(r);
@@ -275,6 +273,15 @@ static long map(struct request *r)
 	return at ? (long)at : map_natively(r);
 }
 
+static long map_there(struct request *r)
+{
+	int held = r->flags & MAP_FIXED ? in_place_leave(r->start, r->size) : 0;
+	long ret = map(r);
+
+	in_place_left(held);
+	return ret;
+}
+
 void *cow_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
 	struct request r = {
@@ -283,5 +290,5 @@ void *cow_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	};
 
 	process_start();
-	return call_address(map(&r));
+	return call_address(map_there(&r));
 }

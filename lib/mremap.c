@@ -648,28 +648,18 @@ static void tell_regions(const struct move *m, uintptr_t now)
 		region_cut(m->addr + m->new_len, m->addr + m->old_len);
 }
 
-void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *new_addr)
+static void *remap(struct move m, size_t old_len, size_t new_len, uintptr_t hint)
 {
-	struct move m = {
-		.addr = (uintptr_t)addr,
-		.old_len = sys_whole_pages(old_len), .new_len = sys_whole_pages(new_len),
-		.flags = flags,
-	};
-	int fixed = flags & MREMAP_FIXED;
+	int fixed = m.flags & MREMAP_FIXED;
 	struct store *target;
 	long ret;
 
-	in_place_leave(m.addr, m.old_len);
-	if (fixed)
-		in_place_leave((uintptr_t)new_addr, m.new_len);
-	/* elsewhere it is no more than a hint */
-	m.new_addr = fixed ? (uintptr_t)new_addr : 0;
 	m.s = process_store_at(m.addr, m.old_len ? m.old_len : 1);
 	if (!m.s)
 		make_plain(&m);
 	target = fixed ? process_store_at(m.new_addr, m.new_len) : NULL;
 	if (!m.s && !target && !region_near(m.addr, m.addr + m.old_len) && !is_several(&m)) {
-		ret = remap_natively(m.addr, old_len, new_len, flags, (uintptr_t)new_addr);
+		ret = remap_natively(m.addr, old_len, new_len, m.flags, hint);
 		if (ret != -EFAULT || !pager_ever)
 			return call_address(ret);
 	}
@@ -691,4 +681,23 @@ void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *ne
 		tell_regions(&m, (uintptr_t)ret);
 	process_unlock();
 	return call_address(ret);
+}
+
+void *cow_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *new_addr)
+{
+	int fixed = flags & MREMAP_FIXED;
+	struct move m = {
+		.addr = (uintptr_t)addr,
+		.old_len = sys_whole_pages(old_len), .new_len = sys_whole_pages(new_len),
+		.flags = flags,
+		/* elsewhere it is no more than a hint */
+		.new_addr = fixed ? (uintptr_t)new_addr : 0,
+	};
+	int held = in_place_leave(m.addr, m.old_len);
+	int held_too = fixed ? in_place_leave(m.new_addr, m.new_len) : 0;
+	void *ret = remap(m, old_len, new_len, (uintptr_t)new_addr);
+
+	in_place_left(held_too);
+	in_place_left(held);
+	return ret;
 }

@@ -101,7 +101,7 @@ static void let_children_have(uintptr_t start, size_t len)
 		sys_poll(NULL, 0, 1);
 	if (!process_lock_unless_forking())
 		return;
-	in_place_leave(start, len);
+	in_place_left(in_place_leave(start, len));
 	process_unlock();
 }
 

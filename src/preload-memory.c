@@ -92,7 +92,7 @@ void preload_detach(void *addr, size_t len)
 
 	if (!len || end <= start)
 		return;
-	in_place_leave(start, end - start);	/* the kernel cannot wait for a page either */
+	in_place_left(in_place_leave(start, end - start));	/* the kernel cannot wait either */
 	if (!process_store_at(start, end - start))
 		return;
 	process_lock();
@@ -133,24 +133,29 @@ INTERPOSED ssize_t process_madvise(int pidfd, const struct iovec *iov, size_t co
 	return done;
 }
 
-/* What the kernel alone can serve is asked for: the range becomes plain memory. */
-static void make_plain(uintptr_t start, size_t len)
+/* What the kernel alone can serve is asked for: the range becomes plain memory. Returns what
+ * in_place_left() is told when that was done. */
+static int make_plain(uintptr_t start, size_t len)
 {
-	int before = errno;
+	int before = errno, held = in_place_leave(start, len);
 
-	in_place_leave(start, len);
 	if (process_store_at(start, len) &&
 	    cow_madvise((void *)start, len, MADV_WIPEONFORK) == 0)
 		(void)!cow_madvise((void *)start, len, MADV_KEEPONFORK);
 	errno = before;
+	return held;
 }
 
 INTERPOSED int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
 {
+	int held, ret;
+
 	if (pkey == -1)
 		return cow_mprotect(addr, len, prot);
-	make_plain((uintptr_t)addr, len);
-	return (int)syscall(SYS_pkey_mprotect, addr, len, prot, pkey);
+	held = make_plain((uintptr_t)addr, len);
+	ret = (int)syscall(SYS_pkey_mprotect, addr, len, prot, pkey);
+	in_place_left(held);
+	return ret;
 }
 
 /* A registration with a userfaultfd would be lost when memory is re-mapped. */
@@ -159,11 +164,14 @@ INTERPOSED int ioctl(int fd, unsigned long request, ...)
 	struct uffdio_register reg;
 	va_list args;
 	void *arg;
+	int held = 0, ret;
 
 	va_start(args, request);
 	arg = va_arg(args, void *);
 	va_end(args);
 	if (request == UFFDIO_REGISTER && sys_peek(&reg, arg, sizeof(reg)) == 0)
-		make_plain((uintptr_t)reg.range.start, reg.range.len);
-	return (int)syscall(SYS_ioctl, fd, request, arg);
+		held = make_plain((uintptr_t)reg.range.start, reg.range.len);
+	ret = (int)syscall(SYS_ioctl, fd, request, arg);
+	in_place_left(held);
+	return ret;
 }

@@ -965,6 +965,56 @@ START_TEST(list_changes)
 }
 END_TEST
 
+/* While the library unmaps what it has let go: another thread wants it armed, and forks. */
+static atomic_int meddling;	/* 1: it may begin, 2: it has forked, or cannot */
+static pthread_t meddler;
+static int meddled;		/* what its child saw */
+
+static void *meddles(void *arg)
+{
+	pid_t pid = 0;
+
+	(void)arg;
+	if (cow_adopt(area, SIZE) == 0 && cow_region_state(area) == COW_STATE_ARMED) {
+		pid = cow_fork();
+		if (pid == 0) {
+			nap(500);
+			_exit(sees_first(NULL));
+		}
+	}
+	atomic_store(&meddling, 2);
+	meddled = pid ? wait_for(pid) : 0;
+	return NULL;
+}
+
+int __real_sys_munmap(uintptr_t addr, size_t len);
+int __wrap_sys_munmap(uintptr_t addr, size_t len);
+
+int __wrap_sys_munmap(uintptr_t addr, size_t len)
+{
+	int may = 1;
+
+	if (addr == (uintptr_t)area && atomic_compare_exchange_strong(&meddling, &may, 0)) {
+		ck_assert_int_eq(pthread_create(&meddler, NULL, meddles, NULL), 0);
+		for (int i = 0; i < 300 && atomic_load(&meddling) != 2; i++)
+			nap(1);
+	}
+	return __real_sys_munmap(addr, len);
+}
+
+/* Its child has all of it, or it comes too late: then nothing is there to be armed. */
+START_TEST(armed_while_unmapped)
+{
+	begin();
+	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+	atomic_store(&meddling, 1);
+	ck_assert_int_eq(cow_munmap(area, SIZE), 0);
+	ck_assert_int_eq(pthread_join(meddler, NULL), 0);
+	ck_assert_int_eq(meddled, 0);
+	ck_assert_uint_eq(stats().pager_killed, 0);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -1106,6 +1156,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(killed, exec_instead_of_fork);
 	tcase_add_test(many, writers_and_generations);
 	tcase_add_test(many, more_children_than_fit);
+	tcase_add_test(many, armed_while_unmapped);
 	tcase_add_test(many, list_changes);
 	tcase_add_test(many, slow_fork);
 	tcase_add_test(many, maps_run_out);
