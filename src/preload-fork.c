@@ -18,7 +18,11 @@
 
 INTERPOSED pid_t fork(void)
 {
-	return fork_by(preload_real()->fork);
+	pid_t pid = fork_by(preload_real()->fork);
+
+	if (pid)
+		preload_free_put_off();
+	return pid;
 }
 
 static pid_t fork_bare(void)

@@ -62,6 +62,9 @@ void preload_detach(void *addr, size_t len);
 /* Bind malloc's functions; tell the library if they are glibc's. */
 void preload_bind_malloc(void);
 
+/* Free what a fork of another thread's has put off. */
+void preload_free_put_off(void);
+
 /* Take sanitizers' runtimes out of LD_PRELOAD, for what the program starts. */
 void preload_drop_sanitizers(void);
 

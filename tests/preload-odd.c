@@ -11,6 +11,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -394,6 +395,92 @@ static int robust_in_the_heap(void)
 	NEED(ret == EOWNERDEAD);
 	return 0;
 }
+
+/* --- who frees while another forks ---------------------------------------- */
+
+#define BLOCK (20 * MIB)		/* 8 could be a stack */
+
+static pid_t pager(void)
+{
+	pid_t found = 0;
+	DIR *dir = opendir("/proc");
+	struct dirent *d;
+
+	while (dir && !found && (d = readdir(dir))) {
+		char path[300], line[256] = "";
+		int fd, parent = 0, pid = atoi(d->d_name);
+
+		snprintf(path, sizeof(path), "/proc/%s/stat", d->d_name);
+		fd = pid ? open(path, O_RDONLY) : -1;
+		if (fd >= 0 && read(fd, line, sizeof(line) - 1) > 0 &&
+		    sscanf(line, "%*d (cowfork-pager) %*c %d", &parent) == 1 &&
+		    parent == getpid())
+			found = pid;
+		close(fd);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+static void *forks_once(void *arg)
+{
+	return (void *)(intptr_t)in_child(NULL, arg);
+}
+
+/* Who is asked before each fork is stopped for a second. */
+static int stop_pager(void)
+{
+	char text[16];
+	pid_t pid = pager();
+
+	snprintf(text, sizeof(text), "%d", (int)pid);
+	NEED(pid > 0 && kill(pid, SIGSTOP) == 0);
+	if (vfork() == 0) {
+		execl("/bin/sh", "sh", "-c", "(sleep 1; kill -CONT $0) &", text, NULL);
+		_exit(1);
+	}
+	return 0;
+}
+
+/* Another thread's fork takes longer than free() had patience: the memory was unmapped below
+ * it, and a child that had not read it was killed. */
+static int freed_while_forking(int moves)
+{
+	char *apart = map_with(MIB, PROT_NONE);	/* from the control block of the thread */
+	char *block = malloc(BLOCK), *now = NULL, word;
+	unsigned char there;
+	int fd[2], ret;
+	pthread_t forks;
+	pid_t reads;
+
+	NEED(apart && block);
+	fill(block, BLOCK, 1);
+	NEED(in_child(NULL, NULL) == 0);
+	if (!is_preloaded() || cow_region_state(block) != COW_STATE_ARMED)
+		return SKIP;
+	NEED(pipe(fd) == 0);
+	reads = fork();
+	if (reads == 0)
+		_exit(read(fd[0], &word, 1) != 1 || !is_filled(block, BLOCK, 1));
+	NEED(stop_pager() == 0);
+	NEED(pthread_create(&forks, NULL, forks_once, NULL) == 0);
+	usleep(200000);
+	if (moves)
+		now = realloc(block, 2 * BLOCK);
+	else
+		free(block);
+	NEED(!moves || is_filled(now, BLOCK, 1));
+	NEED(pthread_join(forks, (void **)&now) == 0 && !now);
+	ret = mincore((void *)((uintptr_t)block & ~(PAGE - 1)), PAGE, &there);
+	NEED(ret == -1 && errno == ENOMEM);	/* it was freed at last */
+	NEED(write(fd[1], "x", 1) == 1);
+	NEED(wait_for(reads) == 0);
+	return 0;
+}
+
+static int free_while_forking(void) { return freed_while_forking(0); }
+static int realloc_while_forking(void) { return freed_while_forking(1); }
 
 /* --- who forks ------------------------------------------------------------ */
 
@@ -1049,6 +1136,7 @@ static const struct odd {
 	{ "destroy-what-was-cut", destroy_what_was_cut, 1 },
 	{ "facilities-are-lost", facilities_are_lost, 0 },
 	{ "first-thread-leaves", first_thread_leaves, 0 },
+	{ "free-while-forking", free_while_forking, 1 },
 	{ "grow-over-overlays", grow_over_overlays, 0 },
 	{ "grow-what-came-from-a-parent", grow_what_came_from_a_parent, 0 },
 	{ "handlers-take-a-lock", handlers_take_a_lock, 0 },
@@ -1068,6 +1156,7 @@ static const struct odd {
 	{ "no-cancellation-points", no_cancellation_points, 0 },
 	{ "read-only-by-a-real-key", read_only_by_a_real_key, 0 },
 	{ "read-only-by-key", read_only_by_key, 0 },
+	{ "realloc-while-forking", realloc_while_forking, 1 },
 	{ "refreshes-keep-everything", refreshes_keep_everything, 0 },
 	{ "remap-after-dontneed", remap_after_dontneed, 0 },
 	{ "robust-in-the-heap", robust_in_the_heap, 0 },

@@ -40,8 +40,12 @@ done
 [ $# -gt 0 ] || for name in $("$program" --list-native); do
 	run native "$name" env
 done
-[ $# -gt 0 ] || run "preloaded, in place" robust-in-the-heap env LD_PRELOAD="$so" \
-	COWFORK_ENGINE=in-place COWFORK_ADOPT=first COWFORK_MIN_SIZE=1M
+in_place="free-while-forking realloc-while-forking robust-in-the-heap"
+[ $# -eq 0 ] || in_place=
+for name in $in_place; do
+	run "preloaded, in place" "$name" env LD_PRELOAD="$so" COWFORK_ENGINE=in-place \
+		COWFORK_ADOPT=first COWFORK_MIN_SIZE=1M
+done
 if [ $# -eq 0 ] && [ -f "$library" ]; then
 	run "preloaded and logging" no-cancellation-points env COWFORK_LOG=debug \
 		LD_PRELOAD="$so" COWFORK_MIN_SIZE=1M
