@@ -159,6 +159,8 @@ int merge_piece(struct store *s, const struct extent *e, uintptr_t from)
 
 	if (ret == 0)
 		ret = sys_mprotect(m.to, len, PROT_READ | PROT_WRITE);
+	if (ret == 0)	/* the program's own, which a freeze parked */
+		sys_madvise(m.to, len, MADV_GUARD_REMOVE);
 	if (ret == 0 && closed)
 		ret = sys_mprotect(from, len, e->prot | PROT_READ);
 	if (ret < 0)

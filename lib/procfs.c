@@ -16,6 +16,7 @@
 #include "sys.h"
 
 #define PM_EXCLUSIVE	(1ull << 56)
+#define PM_GUARD	(1ull << 58)	/* Linux 6.15 */
 #define PM_FILE		(1ull << 61)
 #define PM_SWAP		(1ull << 62)
 #define PM_PRESENT	(1ull << 63)
@@ -287,6 +288,12 @@ static int is_unshared(uint64_t entry)
 	return (entry & PM_PRESENT) && !(entry & PM_FILE) && (entry & PM_EXCLUSIVE);
 }
 
+/* A guard looks like a swapped page else, and who reads it gets SIGSEGV. */
+static int is_guard(uint64_t entry)
+{
+	return (entry & PM_GUARD) && !(entry & PM_PRESENT);
+}
+
 /* Call fn for each run of pages whose entry passes the test; without fn: 1 if there
  * is one. */
 static int each_run(uintptr_t start, size_t len, int (*test)(uint64_t entry),
@@ -311,7 +318,9 @@ static int each_run(uintptr_t start, size_t len, int (*test)(uint64_t entry),
 			break;
 		}
 		for (size_t i = 0; !ret && i < want; i++, at += page) {
-			if (test(entries[i])) {
+			if (is_guard(entries[i])) {
+				ret = -EPERM;
+			} else if (test(entries[i])) {
 				run = run ? run : at;
 				ret = !fn;
 			} else if (run) {

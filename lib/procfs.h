@@ -83,7 +83,7 @@ typedef int procfs_run_fn(void *arg, uintptr_t start, size_t len);
 /* Call fn for each run of pages of [start, start + len), a private file
  * mapping, that are private to this process now (in memory, swap or migration
  * alike). A result other than 0 ends the walk and is returned; -errno. Without fn:
- * is there one? */
+ * is there one? -EPERM: a guard is there (MADV_GUARD_INSTALL). */
 int procfs_private(uintptr_t start, size_t len, procfs_run_fn *fn, void *arg);
 
 /* The same for those of them that are in memory, and mapped by this process alone. */

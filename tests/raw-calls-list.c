@@ -435,6 +435,7 @@ const struct call calls[] = {
 	{ "wipeonfork", wipeonfork, NULL, keeponfork, 0, NULL },
 	{ "hugepage", hugepage, NULL, NULL, 0, NULL },
 	{ "guard", guard, NULL, unguard, FREES, NULL },
+	{ "guard, kept", guard, NULL, NULL, 0, NULL },
 	{ "populate", populate, NULL, NULL, 0, NULL },
 	{ "pageout", pageout, NULL, NULL, 0, NULL },
 	{ "collapse", collapse, NULL, NULL, LOOSE, NULL },
