@@ -51,11 +51,21 @@ static int expected(const struct extent *e, enum kind kind)
 	return 1;
 }
 
-/* What should be another mapping is the program's from now on. */
-static void look_at_born(struct store *s, const struct extent *e, enum kind kind)
+static int is_ours(const struct extent *e)
 {
-	if (expected(e, kind))
+	return e->state == EXTENT_OWNED || e->state == EXTENT_FROZEN;
+}
+
+/* What should be another mapping is the program's from now on. A protection of the
+ * program's own is to outlive the next transition. */
+static void look_at_born(struct store *s, const struct extent *e, enum kind kind, int prot)
+{
+	if (expected(e, kind)) {
+		if (is_ours(e) && e->prot != prot)
+			extents_set(&s->extents, e->start, e->end,
+				    (enum extent_state)e->state, prot, e->flags);
 		return;
+	}
 	log_line(COW_LOG_WARN, "%#lx-%#lx was re-mapped behind the library",
 		 (unsigned long)e->start, (unsigned long)e->end);
 	process_native(COW_REASON_FOREIGN);
@@ -169,7 +179,7 @@ static int look(struct store *s, uintptr_t from, uintptr_t to, enum kind kind, i
 		if (s->adopted)
 			look_at_adopted(s, &e, kind, prot);
 		else
-			look_at_born(s, &e, kind);
+			look_at_born(s, &e, kind, prot);
 	}
 	return 0;
 }
@@ -239,7 +249,7 @@ int verify_piece(const struct store *s, struct extent *e)
 		return ret != -ENOENT;	/* no /proc, or no map */
 	if (m.end < e->end)
 		e->end = m.end;
-	if (s->adopted && m.prot != e->prot)	/* its owner's own mprotect(2) */
+	if ((s->adopted || is_ours(e)) && m.prot != e->prot)	/* its owner's mprotect(2) */
 		return 0;
 	if (e->state == EXTENT_NATIVE)	/* anonymous memory laid over a window */
 		return kind_of(s, &m) == KIND_ANONYMOUS;

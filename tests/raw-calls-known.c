@@ -65,9 +65,6 @@ static const struct {
 	/* As on any shared mapping. */
 	{ "duplicate", { "EWOwc", "", "EWOwc", "", "", "", "", "", "", "" } },
 	{ "remap_file_pages", { "EWw", "", "EWw", "", "", "", "", "", "", "" } },
-	/* The next fork, or thaw, gives the old protection. */
-	{ "protect none", { "WOwo", "O", "WOwo", "", "", "", "", "", "", "" } },
-	{ "protect read", { "Ww", "", "Ww", "", "", "", "", "", "", "" } },
 	/* An in-place child has nothing in memory at first. */
 	{ "mincore", { "", "", "", "", "", "", "", "", "", "E" } },
 	/* What is missing in memory is in the file: no fault. Armed memory has a userfaultfd
