@@ -22,6 +22,7 @@ enum kind { KIND_OTHER, KIND_SHARED, KIND_PRIVATE, KIND_ANONYMOUS };
 struct walk {
 	struct store *s;
 	uintptr_t next;		/* everything below has been looked at */
+	int lost;		/* something was found re-mapped just now */
 };
 
 static int is_of(const struct store *s, const struct procfs_map *m)
@@ -56,10 +57,13 @@ static int is_ours(const struct extent *e)
 	return e->state == EXTENT_OWNED || e->state == EXTENT_FROZEN;
 }
 
-/* What should be another mapping is the program's from now on. A protection of the
- * program's own is to outlive the next transition. */
-static void look_at_born(struct store *s, const struct extent *e, enum kind kind, int prot)
+/* What should be another mapping is the program's from now on; it is STALE until it is
+ * known to be elsewhere. A protection of the program's own is to outlive the next
+ * transition. */
+static void look_at_born(struct walk *w, const struct extent *e, enum kind kind, int prot)
 {
+	struct store *s = w->s;
+
 	if (expected(e, kind)) {
 		if (is_ours(e) && e->prot != prot)
 			extents_set(&s->extents, e->start, e->end,
@@ -69,7 +73,64 @@ static void look_at_born(struct store *s, const struct extent *e, enum kind kind
 	log_line(COW_LOG_WARN, "%#lx-%#lx was re-mapped behind the library",
 		 (unsigned long)e->start, (unsigned long)e->end);
 	process_native(COW_REASON_FOREIGN);
-	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot, EXTENT_FOREIGN);
+	extents_set(&s->extents, e->start, e->end, EXTENT_NATIVE, e->prot,
+		    EXTENT_FOREIGN | EXTENT_STALE);
+	w->lost = 1;
+}
+
+static int is_within(const struct procfs_map *m, uintptr_t start, size_t size)
+{
+	return m->start >= start && m->end <= start + size;
+}
+
+/* A mapping of the store that the program moved there, or that grew. */
+static int is_elsewhere(const struct store *s, const struct procfs_map *m)
+{
+	return is_of(s, m) && m->start != s->base + m->offset && m->offset < s->size &&
+	       !is_within(m, s->shadow, s->size) && !is_within(m, s->template, s->size);
+}
+
+/* Its bytes are to stay. */
+static int keep_lost(struct store *s, uintptr_t from, uintptr_t to)
+{
+	extents_each(e, &s->extents, from, to) {
+		if (!(e.flags & EXTENT_FOREIGN))
+			continue;
+		if (!store_have_room(s))
+			return -ENOMEM;
+		extents_set(&s->extents, e.start, e.end, (enum extent_state)e.state, e.prot,
+			    e.flags & ~EXTENT_STALE);
+	}
+	return 0;
+}
+
+/* Whole extents need no room. */
+static void keep_all_lost(struct store *s)
+{
+	extents_each(e, &s->extents, s->base, s->base + s->size)
+		if (e.flags & EXTENT_FOREIGN)
+			extents_set(&s->extents, e.start, e.end, (enum extent_state)e.state,
+				    e.prot, e.flags & ~EXTENT_STALE);
+}
+
+static int keep_what_moved(void *arg, const struct procfs_map *m)
+{
+	struct store *s = arg;
+	uintptr_t from = s->base + m->offset, to = from + (m->end - m->start);
+
+	if (!is_elsewhere(s, m))
+		return 0;
+	return keep_lost(s, from, to < s->base + s->size ? to : s->base + s->size);
+}
+
+/* What was unmapped, or mapped over, nobody but descendants can see any more: its bytes
+ * go. Where that cannot be told they stay. */
+static void give_up_lost(struct store *s)
+{
+	if (procfs_maps(keep_what_moved, s) < 0)
+		keep_all_lost(s);
+	else
+		s->stale = 1;
 }
 
 /* --- adopted memory ----------------------------------------------------- */
@@ -106,11 +167,6 @@ static void look_at_adopted(struct store *s, const struct extent *e, enum kind k
 	s->stale |= stale;
 }
 
-static int is_within(const struct procfs_map *m, uintptr_t start, size_t size)
-{
-	return m->start >= start && m->end <= start + size;
-}
-
 /* The program moved a mapping of the store away by itself, or it grew there and shows
  * what is behind: bytes that must stay as they are. Their own place can be there
  * still. */
@@ -119,8 +175,7 @@ static int look_elsewhere(void *arg, const struct procfs_map *m)
 	struct store *s = arg;
 	uintptr_t from = s->base + m->offset, to = from + (m->end - m->start);
 
-	if (!is_of(s, m) || m->start == from || m->offset >= s->size ||
-	    is_within(m, s->shadow, s->size) || is_within(m, s->template, s->size))
+	if (!is_elsewhere(s, m))
 		return 0;
 	if (to > s->base + s->size)
 		to = s->base + s->size;
@@ -171,15 +226,17 @@ static int find_elsewhere(struct store *s)
 /* --- the walk ----------------------------------------------------------- */
 
 /* [from, to) of the window is a mapping of this kind. */
-static int look(struct store *s, uintptr_t from, uintptr_t to, enum kind kind, int prot)
+static int look(struct walk *w, uintptr_t from, uintptr_t to, enum kind kind, int prot)
 {
+	struct store *s = w->s;
+
 	extents_each(e, &s->extents, from, to) {
 		if (!store_have_room(s))
 			return -ENOMEM;
 		if (s->adopted)
 			look_at_adopted(s, &e, kind, prot);
 		else
-			look_at_born(s, &e, kind, prot);
+			look_at_born(w, &e, kind, prot);
 	}
 	return 0;
 }
@@ -195,9 +252,9 @@ static int look_at_map(void *arg, const struct procfs_map *m)
 
 	if (m->end <= s->base || m->start >= limit)
 		return 0;
-	ret = look(s, w->next, start, KIND_OTHER, 0);
+	ret = look(w, w->next, start, KIND_OTHER, 0);
 	if (!ret)
-		ret = look(s, start, end, kind_of(s, m), m->prot);
+		ret = look(w, start, end, kind_of(s, m), m->prot);
 	w->next = end;
 	return ret;
 }
@@ -210,10 +267,14 @@ int verify_store(struct store *s)
 
 	if (ret < 0 && ret != -ENOMEM && s->adopted)	/* what was seen may be elsewhere */
 		(void)forget_elsewhere(s, 1);
+	if (ret < 0 && ret != -ENOMEM && w.lost)
+		keep_all_lost(s);
 	if (ret < 0 && ret != -ENOMEM)	/* no /proc */
 		return s->adopted ? -ENOMEM : 0;
 	if (!ret && w.next < end)
-		ret = look(s, w.next, end, KIND_OTHER, 0);
+		ret = look(&w, w.next, end, KIND_OTHER, 0);
+	if (w.lost)
+		give_up_lost(s);
 	if (!ret && s->adopted)
 		ret = find_elsewhere(s);
 	return ret;

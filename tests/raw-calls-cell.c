@@ -373,7 +373,8 @@ static long held(void)
 	return bytes;
 }
 
-/* What is to go goes at a fork, once no child lives, and not more often than every 50 ms. */
+/* What is to go goes at a fork, once no child lives, and not more often than every 50 ms.
+ * Frozen memory is looked at by a thaw. */
 static void weigh(struct cell *c, const struct call *call)
 {
 	const struct timespec nap = { .tv_nsec = 60000000 };
@@ -382,6 +383,8 @@ static void weigh(struct cell *c, const struct call *call)
 	(void)call->call(c);
 	fork_once(c);
 	nanosleep(&nap, NULL);
+	if (!is_plain(c->kind))
+		(void)!cow_thaw();
 	fork_once(c);
 	c->notes->freed = before < 0 ? NOT_DONE : before - held();
 }

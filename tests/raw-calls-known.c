@@ -41,13 +41,6 @@ static const struct {
 	 * old bytes show. */
 	{ "guard", { "WOwoM", "WwM", "WOwo", "Ww", "WwM", "Ww", "WwM", "Ww", "o", "WOwo" } },
 	{ "guard, kept", { "Oo", "", "Oo", "", "", "", "", "", "o", "Oo" } },
-	/* Right, but the store keeps what was there for as long as the process lives. */
-	{ "mmap fixed", { "M", "M", "", "", "", "", "", "", "", "" } },
-	{ "mmap none", { "M", "M", "", "", "", "", "", "", "", "" } },
-	{ "munmap", { "M", "M", "", "", "", "", "", "", "", "" } },
-	{ "munmap all", { "M", "M", "", "", "", "", "", "", "", "" } },
-	{ "shrink", { "M", "M", "", "", "", "", "", "", "", "" } },
-	{ "move onto", { "cM", "M", "c", "", "", "", "", "", "", "" } },
 	/* A window is behind it, so that it cannot grow (ENOMEM). */
 	{ "grow", { "ECc", "ECc", "ECc", "", "", "", "", "", "", "" } },
 	{ "grow end", { "ECc", "ECc", "ECc", "", "", "", "", "", "", "" } },
@@ -60,6 +53,7 @@ static const struct {
 	{ "move", { "c", "", "c", "", "", "", "", "", "", "" } },
 	{ "move part", { "c", "", "c", "", "", "", "", "", "", "" } },
 	{ "move, map", { "c", "", "c", "", "", "", "", "", "", "" } },
+	{ "move onto", { "c", "", "c", "", "", "", "", "", "", "" } },
 	/* Old bytes rather than zeros where it was. */
 	{ "move leaving", { "Wwc", "Ww", "Wwc", "Ww", "Ww", "Ww", "Ww", "Ww", "", "" } },
 	/* As on any shared mapping. */
