@@ -738,6 +738,23 @@ int store_punch(struct store *s, uintptr_t start, size_t len)
 	return ret;
 }
 
+static long take_piece(uintptr_t piece, size_t len, int prot)
+{
+	long ret = sys_mprotect(piece, len, prot);
+
+	sys_munlock(piece, len);
+	if (ret == 0)
+		ret = sys_madvise(piece, len, MADV_DODUMP);
+	return ret == 0 ? sys_madvise(piece, len, MADV_DOFORK) : ret;
+}
+
+static void put_piece(uintptr_t piece, size_t len)
+{
+	sys_mprotect(piece, len, PROT_NONE);
+	sys_madvise(piece, len, MADV_DONTDUMP);
+	sys_madvise(piece, len, MADV_DONTFORK);
+}
+
 /* At rest the template is inaccessible and unlocked, so that no mlockall(2), not
  * even one made behind our back, fills it: it would show what it was filled with
  * ever after. Each piece gets its extent's protection and advice before it moves, so
@@ -747,21 +764,14 @@ int store_cover(struct store *s, uintptr_t start, size_t len)
 {
 	uintptr_t to_template = s->template - s->base;
 	int prot = extents_piece(&s->extents, start, start + len).prot;
-	long ret = sys_mprotect(start + to_template, len, prot);
+	long ret = take_piece(start + to_template, len, prot);
 
-	sys_munlock(start + to_template, len);
-	if (ret == 0)
-		ret = sys_madvise(start + to_template, len, MADV_DODUMP);
-	if (ret == 0)
-		ret = sys_madvise(start + to_template, len, MADV_DOFORK);
 	extents_each(e, &s->extents, start, start + len)
 		if (ret == 0 && e.prot != prot)
 			ret = sys_mprotect(e.start + to_template, e.end - e.start, e.prot);
 	if (ret == 0)
 		ret = sys_mremap(start + to_template, len, len, MOVE_STAY, start);
-	sys_mprotect(start + to_template, len, PROT_NONE);
-	sys_madvise(start + to_template, len, MADV_DONTDUMP);
-	sys_madvise(start + to_template, len, MADV_DONTFORK);
+	put_piece(start + to_template, len);
 	return sys_failed(ret) ? (int)ret : 0;
 }
 
@@ -785,6 +795,25 @@ int store_park(struct store *s, uintptr_t start, size_t len)
 	if (ret < 0)
 		take_back(s, start, len);
 	return ret;
+}
+
+int store_park_moved(struct store *s, uintptr_t at, size_t len, size_t offset, int prot)
+{
+	uintptr_t alias = s->shadow + offset, piece = s->template + offset;
+	long ret;
+
+	if (!store_may_move(s, len))
+		return -ENOMEM;
+	ret = sys_mremap(at, len, len, MOVE_STAY, alias);
+	if (sys_failed(ret))
+		return (int)ret;
+	sys_mprotect(alias, len, PROT_NONE);
+	sys_madvise(alias, len, MADV_DONTDUMP);
+	ret = take_piece(piece, len, prot);
+	if (ret == 0)
+		ret = sys_mremap(piece, len, len, MOVE_STAY, at);
+	put_piece(piece, len);
+	return sys_failed(ret) ? (int)ret : 0;
 }
 
 int store_unpark(struct store *s, uintptr_t start, size_t len, int prot)

@@ -122,6 +122,10 @@ int store_cover(struct store *s, uintptr_t start, size_t len);
 int store_park(struct store *s, uintptr_t start, size_t len);
 int store_unpark(struct store *s, uintptr_t start, size_t len, int prot);
 
+/* A shared mapping of the store at `offset`, which the program moved: the same there, so that
+ * a fork has it too. On failure it is as it was, to all but forks. */
+int store_park_moved(struct store *s, uintptr_t at, size_t len, size_t offset, int prot);
+
 /* One step over a range. Where the kernel has more than one map there it says
  * EFAULT (mremap(2) takes one): then over its halves. */
 typedef int store_step(struct store *s, uintptr_t start, size_t len, void *arg);

@@ -120,6 +120,8 @@ static int keep_what_moved(void *arg, const struct procfs_map *m)
 
 	if (!is_elsewhere(s, m))
 		return 0;
+	if (m->shared && s->base + s->size >= to)	/* children are to have it */
+		(void)store_park_moved(s, m->start, m->end - m->start, m->offset, m->prot);
 	return keep_lost(s, from, to < s->base + s->size ? to : s->base + s->size);
 }
 

@@ -46,14 +46,9 @@ static const struct {
 	{ "grow end", { "ECc", "ECc", "ECc", "", "", "", "", "", "", "" } },
 	/* It shows what the store holds behind: old bytes, or a neighbour's, who shares them from
 	 * then on where the mapping is a shared one. Armed: children lack what it grew by. */
-	{ "grow moving", { "Wwc", "Ww", "Wwc", "Ww", "Ww", "Ww", "Ww", "Ww", "c", "" } },
-	{ "grow part", { "Wwc", "Ww", "Wwc", "Ww", "Ww", "Ww", "Ww", "Ww", "c", "" } },
+	{ "grow moving", { "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "c", "" } },
+	{ "grow part", { "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "c", "" } },
 	{ "shrink, grow", { "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "", "" } },
-	/* Owned memory elsewhere: children lack it. */
-	{ "move", { "c", "", "c", "", "", "", "", "", "", "" } },
-	{ "move part", { "c", "", "c", "", "", "", "", "", "", "" } },
-	{ "move, map", { "c", "", "c", "", "", "", "", "", "", "" } },
-	{ "move onto", { "c", "", "c", "", "", "", "", "", "", "" } },
 	/* Old bytes rather than zeros where it was. */
 	{ "move leaving", { "Wwc", "Ww", "Wwc", "Ww", "Ww", "Ww", "Ww", "Ww", "", "" } },
 	/* As on any shared mapping. */
