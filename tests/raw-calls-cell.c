@@ -65,6 +65,7 @@ static void catch_faults(void)
 
 	sigaction(SIGSEGV, &act, NULL);
 	sigaction(SIGBUS, &act, NULL);
+	signal(SIGPIPE, SIG_IGN);
 }
 
 static char look_at(const char *page, size_t index)

@@ -51,6 +51,8 @@ static const struct {
 	{ "shrink, grow", { "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "Ww", "", "" } },
 	/* Old bytes rather than zeros where it was. */
 	{ "move leaving", { "Wwc", "Ww", "Wwc", "Ww", "Ww", "Ww", "Ww", "Ww", "", "" } },
+	/* A fork cannot freeze it, and fails (ENOMEM). */
+	{ "mseal", { "F", "", "F", "", "", "", "", "", "", "" } },
 	/* As on any shared mapping. */
 	{ "duplicate", { "EWOwc", "", "EWOwc", "", "", "", "", "", "", "" } },
 	{ "remap_file_pages", { "EWw", "", "EWw", "", "", "", "", "", "", "" } },

@@ -27,6 +27,7 @@
 #define URING_SETUP 425
 #define URING_ENTER 426
 #define URING_REGISTER 427
+#define MSEAL 462
 
 static long result(long ret)
 {
@@ -85,6 +86,18 @@ static long map_over(struct cell *c, int prot)
 static long map_fixed(struct cell *c) { return map_over(c, PROT_READ | PROT_WRITE); }
 static long map_none(struct cell *c) { return map_over(c, PROT_NONE); }
 
+/* Another's memory: its children share it. */
+static long map_shared(struct cell *c)
+{
+	return syscall(SYS_mmap, c->area + PART, PART_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED |
+		       MAP_ANONYMOUS | MAP_FIXED, -1, 0L) < 0 ? -errno : 0;
+}
+
+static long seal(struct cell *c)
+{
+	return result(syscall(MSEAL, c->area + PART, PART_SIZE, 0));
+}
+
 static long map_behind(struct cell *c)
 {
 	return syscall(SYS_mmap, c->area + AREA, ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE |
@@ -108,6 +121,11 @@ static long protect(struct cell *c, int prot)
 
 static long protect_none(struct cell *c) { return protect(c, PROT_NONE); }
 static long protect_read(struct cell *c) { return protect(c, PROT_READ); }
+static long protect_exec(struct cell *c)
+{
+	return protect(c, PROT_READ | PROT_WRITE | PROT_EXEC);
+}
+
 static long protect_back(struct cell *c) { return protect(c, PROT_READ | PROT_WRITE); }
 
 static long none_and_back(struct cell *c)
@@ -231,6 +249,12 @@ static long lock_all(struct cell *c)
 {
 	(void)c;
 	return result(syscall(SYS_mlockall, MCL_CURRENT));
+}
+
+static long lock_all_to_come(struct cell *c)
+{
+	(void)c;
+	return result(syscall(SYS_mlockall, MCL_CURRENT | MCL_FUTURE));
 }
 
 static long unlock_all(struct cell *c)
@@ -441,6 +465,7 @@ const struct call calls[] = {
 	{ "collapse", collapse, NULL, NULL, LOOSE, NULL },
 	{ "mmap fixed", map_fixed, NULL, NULL, FREES, NULL },
 	{ "mmap none", map_none, NULL, protect_back, FREES, NULL },
+	{ "mmap shared", map_shared, NULL, NULL, FREES, NULL },
 	{ "mmap behind", map_behind, NULL, NULL, 0, NULL },
 	{ "munmap", unmap, NULL, map_fixed, FREES, NULL },
 	{ "munmap all", unmap_all, NULL, NULL, FREES, NULL },
@@ -460,9 +485,12 @@ const struct call calls[] = {
 	{ "protect none", protect_none, NULL, protect_back, 0, NULL },
 	{ "protect read", protect_read, NULL, protect_back, 0, NULL },
 	{ "protect, back", none_and_back, NULL, NULL, 0, NULL },
+	{ "protect exec", protect_exec, NULL, protect_back, 0, NULL },
+	{ "mseal", seal, NULL, NULL, 0, NULL },
 	{ "mlock", lock, NULL, unlock, 0, NULL },
 	{ "mlock on fault", lock_on_fault, NULL, unlock, 0, NULL },
 	{ "mlockall", lock_all, NULL, unlock_all, 0, NULL },
+	{ "mlockall future", lock_all_to_come, NULL, unlock_all, 0, NULL },
 	{ "remap_file_pages", remap_pages, NULL, NULL, REFUSED, NULL },
 	{ "mincore", ask_core, NULL, NULL, 0, NULL },
 	{ "msync", sync_it, NULL, NULL, 0, NULL },
