@@ -175,6 +175,7 @@ static struct pager_area unwipe(uintptr_t start, uintptr_t end)
 	return part;
 }
 
+/* Out of the list last of all: other threads unmap at once what they do not find there. */
 void area_leave(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	struct pager_area parts[PAGER_AREAS];
@@ -188,9 +189,9 @@ void area_leave(struct pager *p, uintptr_t start, uintptr_t end)
 	for (unsigned i = 0; i < count; i++) {
 		struct pager_area part = unwipe(parts[i].start, parts[i].end);
 
-		(void)area_remove(p, part.start, part.end);
 		kids_leave(p, part.start, part.end);
 		make_plain(p, part.start, part.end);
+		(void)area_remove(p, part.start, part.end);
 	}
 }
 
