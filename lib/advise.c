@@ -296,8 +296,7 @@ static int advise_outside(uintptr_t start, size_t len, int advice)
 	int ret = advise_bare(start, len, advice);
 
 	in_place_left(held);
-	if (emptied)
-		in_place_emptied();
+	in_place_emptied(emptied);
 	return ret;
 }
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <sys/mman.h>
+#include <sys/single_threaded.h>
 
 #include "adopt-when.h"
 #include "candidate.h"
@@ -280,15 +281,23 @@ static uintptr_t whole(uintptr_t *start, size_t len)
 	return end > *start ? end : ALL;
 }
 
+/* Nothing is armed there, and no other thread can arm it meanwhile. */
+static int is_plain(uintptr_t start, size_t len)
+{
+	return !len || (!in_place_at(start, len) &&
+			(__libc_single_threaded || !in_place_wanted()));
+}
+
 int in_place_leave(uintptr_t start, size_t len)
 {
-	uintptr_t end;
-
-	if (!in_place_at(start, len))
+	if (is_plain(start, len))
 		return 0;
-	end = whole(&start, len);
 	process_lock();
-	(void)in_place_release(start, end);
+	if (in_place_at(start, len)) {
+		uintptr_t end = whole(&start, len);
+
+		(void)in_place_release(start, end);
+	}
 	return 1;
 }
 
@@ -298,22 +307,28 @@ void in_place_left(int held)
 		process_unlock();
 }
 
+enum { HELD = 1, GIVEN };
+
 int in_place_empty(uintptr_t start, size_t len)
 {
 	uintptr_t end;
 
-	if (!in_place_at(start, len))
+	if (is_plain(start, len))
 		return 0;
-	end = whole(&start, len);
 	process_lock();
+	if (!in_place_at(start, len))
+		return HELD;
+	end = whole(&start, len);
 	(void)pager_ask(PAGER_GIVE, start, end);
-	return 1;
+	return GIVEN;
 }
 
-void in_place_emptied(void)
+void in_place_emptied(int held)
 {
-	(void)pager_ask(PAGER_GIVEN, 0, 0);
-	process_unlock();
+	if (held == GIVEN)
+		(void)pager_ask(PAGER_GIVEN, 0, 0);
+	if (held)
+		process_unlock();
 }
 
 /* --- in a child --------------------------------------------------------- */

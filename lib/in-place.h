@@ -42,16 +42,14 @@ int in_place_at(uintptr_t start, size_t len);
 
 /* [start, start + len) is about to be unmapped, replaced, moved or given other attributes:
  * children get what they lack, and it is plain memory. Until in_place_left() it stays so:
- * if any of it was armed the lock is kept, or another thread might arm it again and fork
- * before that is done, and its child would need what is gone. What it returns is for
- * in_place_left(). */
-int in_place_leave(uintptr_t start, size_t len);
+ * the lock is kept, or another thread might arm it and fork before that is done, and its
+ * child would need what is gone. What it returns is for in_place_left(). */
+__attribute__((warn_unused_result)) int in_place_leave(uintptr_t start, size_t len);
 void in_place_left(int held);
 
-/* ... is about to be emptied; it stays armed. Takes the lock, and keeps it until
- * in_place_emptied(). 0: nothing is armed there. */
-int in_place_empty(uintptr_t start, size_t len);
-void in_place_emptied(void);
+/* ... is about to be emptied; it stays armed. In the same way until in_place_emptied(). */
+__attribute__((warn_unused_result)) int in_place_empty(uintptr_t start, size_t len);
+void in_place_emptied(int held);
 
 /* In a child: what it has of its ancestors' in [start, start + len) becomes its own, of
  * which the pager serves nothing to its children. What another thread writes there meanwhile

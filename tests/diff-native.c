@@ -37,25 +37,31 @@ static long unseen(long number, long a, long b, long c, long d, long e)
 
 void *raw_mmap(void *at, size_t len, int prot, int flags, int fd)
 {
-	if (flags & MAP_FIXED)
-		in_place_leave((uintptr_t)at, len);
-	return (void *)unseen(SYS_mmap, (long)at, (long)len, prot, flags | MAP_PRIVATE, fd);
+	int held = flags & MAP_FIXED ? in_place_leave((uintptr_t)at, len) : 0;
+	long ret = unseen(SYS_mmap, (long)at, (long)len, prot, flags | MAP_PRIVATE, fd);
+
+	in_place_left(held);
+	return (void *)ret;
 }
 
 void *raw_mremap(void *at, size_t len, size_t new_len, int flags, void *to)
 {
-	if (new_len < len)
-		in_place_leave((uintptr_t)at + new_len, len - new_len);
-	if (flags & MREMAP_FIXED)
-		in_place_leave((uintptr_t)to, new_len);
-	return (void *)unseen(SYS_mremap, (long)at, (long)len, (long)new_len, flags,
-			      (long)to);
+	int held = new_len < len ? in_place_leave((uintptr_t)at + new_len, len - new_len) : 0;
+	int held_too = flags & MREMAP_FIXED ? in_place_leave((uintptr_t)to, new_len) : 0;
+	long ret = unseen(SYS_mremap, (long)at, (long)len, (long)new_len, flags, (long)to);
+
+	in_place_left(held_too);
+	in_place_left(held);
+	return (void *)ret;
 }
 
 int raw_munmap(void *at, size_t len)
 {
-	in_place_leave((uintptr_t)at, len);
-	return (int)unseen(SYS_munmap, (long)at, (long)len, 0, 0, 0);
+	int held = in_place_leave((uintptr_t)at, len);
+	int ret = (int)unseen(SYS_munmap, (long)at, (long)len, 0, 0, 0);
+
+	in_place_left(held);
+	return ret;
 }
 
 int raw_mprotect(void *at, size_t len, int prot)

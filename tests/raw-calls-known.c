@@ -38,9 +38,9 @@ static const struct {
 	/* A child sees what it was not to see. */
 	{ "dontfork", { "o", "", "o", "", "", "", "", "", "o", "" } },
 	/* A fork parks the guards of owned memory with its page tables; where they are taken back
-	 * old bytes show. */
-	{ "guard", { "WOwoM", "WwM", "WOwo", "Ww", "WwM", "Ww", "WwM", "Ww", "o", "WOwo" } },
-	{ "guard, kept", { "Oo", "", "Oo", "", "", "", "", "", "o", "Oo" } },
+	 * old bytes show. Armed: who touches what its parent cannot read is killed. */
+	{ "guard", { "WOwoM", "WwM", "WOwo", "Ww", "WwM", "Ww", "WwM", "Ww", "F", "WOwo" } },
+	{ "guard, kept", { "Oo", "", "Oo", "", "", "", "", "", "F", "Oo" } },
 	/* A window is behind it, so that it cannot grow (ENOMEM). */
 	{ "grow", { "ECc", "ECc", "ECc", "", "", "", "", "", "", "" } },
 	{ "grow end", { "ECc", "ECc", "ECc", "", "", "", "", "", "", "" } },
