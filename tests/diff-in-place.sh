@@ -6,4 +6,4 @@
 set -u
 exec "${top_builddir:-.}/tests/diff-random" --engine in-place \
 	--cases "${srcdir:-.}/tests/diff-cases" \
-	--seeds "${SEEDS:-1-300}" --limit "${LIMIT:-40}"
+	--seeds "${SEEDS:-1-300}" --limit "${LIMIT:-20}"
