@@ -95,7 +95,7 @@ static int name_range(scmp_filter_ctx filter, uintptr_t start)
 		if (ret == 0)
 			ret = seccomp_rule_add(filter, SCMP_ACT_NOTIFY, SCMP_SYS(madvise), 2,
 					       SCMP_A0(SCMP_CMP_MASKED_EQ, ~(RANGE - 1), start),
-					       SCMP_A2(SCMP_CMP_EQ, advices[i]));
+					       SCMP_A2(SCMP_CMP_EQ, advices[i], 0));
 	return ret;
 }
 

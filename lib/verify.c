@@ -11,6 +11,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <sys/single_threaded.h>
 
 #include "log.h"
 #include "process.h"
@@ -126,10 +127,11 @@ static int keep_what_moved(void *arg, const struct procfs_map *m)
 }
 
 /* What was unmapped, or mapped over, nobody but descendants can see any more: its bytes
- * go. Where that cannot be told they stay. */
+ * go. Where that cannot be told they stay: another thread may move a mapping past where
+ * /proc/self/maps is being read. */
 static void give_up_lost(struct store *s)
 {
-	if (procfs_maps(keep_what_moved, s) < 0)
+	if (procfs_maps(keep_what_moved, s) < 0 || !__libc_single_threaded)
 		keep_all_lost(s);
 	else
 		s->stale = 1;
