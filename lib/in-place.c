@@ -281,8 +281,7 @@ static uintptr_t whole(uintptr_t *start, size_t len)
 	return end > *start ? end : ALL;
 }
 
-/* Nothing is armed there, and no other thread can arm it meanwhile. */
-static int is_plain(uintptr_t start, size_t len)
+int in_place_is_plain(uintptr_t start, size_t len)
 {
 	return !len || (!in_place_at(start, len) &&
 			(__libc_single_threaded || !in_place_wanted()));
@@ -290,7 +289,7 @@ static int is_plain(uintptr_t start, size_t len)
 
 int in_place_leave(uintptr_t start, size_t len)
 {
-	if (is_plain(start, len))
+	if (in_place_is_plain(start, len))
 		return 0;
 	process_lock();
 	if (in_place_at(start, len)) {
@@ -313,7 +312,7 @@ int in_place_empty(uintptr_t start, size_t len)
 {
 	uintptr_t end;
 
-	if (is_plain(start, len))
+	if (in_place_is_plain(start, len))
 		return 0;
 	process_lock();
 	if (!in_place_at(start, len))

@@ -40,6 +40,9 @@ void in_place_part(void);
 /* Is a byte of it armed? Without the lock. */
 int in_place_at(uintptr_t start, size_t len);
 
+/* Nothing is armed there, and no other thread can arm it meanwhile. Without the lock. */
+int in_place_is_plain(uintptr_t start, size_t len);
+
 /* [start, start + len) is about to be unmapped, replaced, moved or given other attributes:
  * children get what they lack, and it is plain memory. Until in_place_left() it stays so:
  * the lock is kept, or another thread might arm it and fork before that is done, and its

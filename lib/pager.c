@@ -327,11 +327,8 @@ int pager_is_inherited(void)
 	return pager_ever > (mine->it != NULL) + (int)mine->lost;
 }
 
-/* What it has done stays in the statistics. */
-static void count(const struct pager_news *n)
+void pager_count(struct cow_stats *st, const struct pager_news *n)
 {
-	struct cow_stats *st = &process.life->stats;
-
 	st->pager_faults += atomic_load(&n->faults);
 	st->pager_bytes += atomic_load(&n->bytes);
 	st->pager_ns += atomic_load(&n->ns);
@@ -345,7 +342,7 @@ int pager_end(enum cow_reason why)
 
 	if (ret < 0)
 		return ret;
-	count(&p->news);
+	pager_count(&process.life->stats, &p->news);	/* it stays */
 	atomic_store(&p->shared->done, 1);	/* for the keeper */
 	sys_probe_kill(p->pid);
 	undo(p);
@@ -365,7 +362,7 @@ static int forget(struct pager *p)
 		.reason = COW_REASON_PAGER, .lost = process.life->pager.lost + 1,
 	};
 	process_native(COW_REASON_PAGER);
-	count(&p->news);
+	pager_count(&process.life->stats, &p->news);	/* it stays */
 	sys_probe_kill(p->pid);
 	(void)sys_probe_reap(p->pid);
 	sys_munmap(p->bell_page, block_size());

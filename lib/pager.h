@@ -93,6 +93,9 @@ struct pager_of_life {
 	uint64_t lost;		/* how many were */
 };
 
+/* Add what one has done. */
+void pager_count(struct cow_stats *st, const struct pager_news *n);
+
 /* Can none be had? An enum cow_reason; asked before memory is touched for it. */
 int pager_why_not(void);
 

@@ -76,12 +76,8 @@ static void add_pager(struct cow_stats *st)
 	const struct pager_news *n = process.life->pager.news;
 
 	st->bytes_armed = in_place_bytes();
-	if (!n)
-		return;
-	st->pager_faults += atomic_load(&n->faults);
-	st->pager_bytes += atomic_load(&n->bytes);
-	st->pager_ns += atomic_load(&n->ns);
-	st->pager_killed += atomic_load(&n->killed);
+	if (n)
+		pager_count(st, n);
 }
 
 int cow_stats(struct cow_stats *stats)

@@ -121,7 +121,7 @@ static int free_later(void *p)
  * may be a moment later, by a thread that forks. */
 static int let_children_have(uintptr_t start, size_t len)
 {
-	if (!in_place_at(start, len) && (__libc_single_threaded || !in_place_wanted()))
+	if (in_place_is_plain(start, len))
 		return 0;
 	if (process_forking() || !process_lock_unless_forking())
 		return -EAGAIN;
