@@ -364,7 +364,7 @@ void cow_fork_parent(void)
 	parent();
 }
 
-void cow_fork_child(void)
+IN_CHILD void cow_fork_child(void)
 {
 	child();
 }
@@ -414,7 +414,7 @@ static void adopt_first(void)
 		(void)mover_adopt(&what, 0);
 }
 
-pid_t fork_by(pid_t (*libc_fork)(void))
+IN_CHILD pid_t fork_by(pid_t (*libc_fork)(void))
 {
 	pid_t pid;
 	int ret;
@@ -440,7 +440,7 @@ pid_t fork_by(pid_t (*libc_fork)(void))
 	return pid;
 }
 
-pid_t cow_fork(void)
+IN_CHILD pid_t cow_fork(void)
 {
 	return fork_by(fork);
 }

@@ -12,11 +12,12 @@
 #include <stdarg.h>
 #include <unistd.h>
 
+#include "compat.h"
 #include "cowfork.h"
 #include "fork.h"
 #include "preload.h"
 
-INTERPOSED pid_t fork(void)
+INTERPOSED IN_CHILD pid_t fork(void)
 {
 	pid_t pid = fork_by(preload_real()->fork);
 
@@ -35,7 +36,7 @@ static pid_t fork_bare(void)
 	return -1;
 }
 
-INTERPOSED pid_t _Fork(void)
+INTERPOSED IN_CHILD pid_t _Fork(void)
 {
 	int ret = cow_fork_enter(), failed;
 	pid_t pid;
@@ -61,7 +62,7 @@ struct start {
 	void *arg;
 };
 
-static int start_child(void *arg)
+IN_CHILD static int start_child(void *arg)
 {
 	struct start start = *(struct start *)arg;
 

@@ -205,6 +205,11 @@ static void report(const char *where)
 	close(fd);
 }
 
+/* What pthread_atfork(3) knows this object by: the runtime is linked without crtbeginS.o
+ * (Makefile.am), which has it else. */
+extern void *const __dso_handle __attribute__((weak, visibility("hidden")));
+void *const __dso_handle = (void *)&__dso_handle;
+
 /* A child that ends looks no further than at its number. */
 __attribute__((destructor)) IN_CHILD static void end(void)
 {

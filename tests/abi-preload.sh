@@ -41,5 +41,12 @@ same "versioned names of the object are not those of src/preload.map" \
 	"$work/map" "$work/versioned"
 same "bare names of the object are not those that the sources mark INTERPOSED" \
 	"$work/interposed" "$work/bare"
+
+# the compiler's start files would have each child that exits copy a page
+nm "$so" | grep -E ' (completed(\.[0-9]+)?|_init|_fini)$' >"$work/start" && {
+	echo "FAIL: the object is linked with start files:"
+	cat "$work/start"
+	status=1
+}
 echo "$(wc -l <"$work/versioned") versioned and $(wc -l <"$work/bare") bare names compared"
 exit $status
