@@ -11,6 +11,7 @@
 
 #include "in-place.h"
 #include "memory.h"
+#include "own.h"
 #include "process.h"
 #include "region.h"
 #include "sys.h"
@@ -33,12 +34,9 @@ static int make_table(void)
 
 	if (regions)
 		return 0;
-	p = sys_mmap(0, REGION_MAX * sizeof(*regions), PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	p = own_map(REGION_MAX * sizeof(*regions));
 	if (sys_failed(p))
 		return (int)p;
-	sys_madvise((uintptr_t)p, REGION_MAX * sizeof(*regions), MADV_DONTDUMP);
-	store_keep_out((uintptr_t)p, REGION_MAX * sizeof(*regions));
 	regions = (struct region *)p;
 	return 0;
 }

@@ -13,6 +13,7 @@
 
 #include "compat.h"
 #include "log.h"
+#include "own.h"
 #include "process.h"
 #include "procfs.h"
 #include "store.h"
@@ -194,16 +195,9 @@ static size_t window_size(size_t need)
 	return size;
 }
 
-static long map_plain(size_t len)
-{
-	return sys_mmap(0, len, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-}
-
 void store_keep_out(uintptr_t start, size_t len)
 {
 	uintptr_t end = start + len;
-
 
 	process_each_own(s) {
 		uintptr_t from = start > s->base ? start : s->base;
@@ -225,26 +219,12 @@ void store_keep_out(uintptr_t start, size_t len)
 	}
 }
 
-/* Memory of the library's own is told from the program's, which may be adopted, by
- * not being in core files. */
-static long map_own(size_t bytes)
-{
-	size_t len = sys_whole_pages(bytes);
-	long p = map_plain(len);
-
-	if (sys_failed(p))
-		return p;
-	sys_madvise((uintptr_t)p, len, MADV_DONTDUMP);
-	store_keep_out((uintptr_t)p, len);
-	return p;
-}
-
 /* The store's own memory: one page for this struct and the first extents, since
  * every fork copies it; more room for extents comes when it is needed. */
 static struct store *make_record(size_t size)
 {
 	size_t page = sys_page_size();
-	long p = map_own(page);
+	long p = own_map(page);
 	struct store *s;
 
 	if (sys_failed(p))
@@ -265,7 +245,7 @@ int store_have_room(struct store *s)
 		return 1;
 	if (x->capacity == EXTENT_MAX)
 		return 0;
-	p = map_own(EXTENT_MAX * sizeof(struct extent));
+	p = own_map(EXTENT_MAX * sizeof(struct extent));
 	if (sys_failed(p))
 		return 0;
 	memcpy((void *)p, x->at, x->count * sizeof(struct extent));
@@ -279,7 +259,7 @@ unsigned char *store_huge_map(struct store *s)
 	long p;
 
 	if (!s->huge) {
-		p = map_own(s->size / TABLE_SIZE);
+		p = own_map(s->size / TABLE_SIZE);
 		s->huge = sys_failed(p) ? NULL : (unsigned char *)p;
 	}
 	return s->huge;
@@ -287,6 +267,7 @@ unsigned char *store_huge_map(struct store *s)
 
 void store_keep_records_out(void)
 {
+	own_keep_out();
 	process_each_own(s) {
 		store_keep_out((uintptr_t)s, sys_page_size());
 		store_keep_out((uintptr_t)s->extents.at,
@@ -298,7 +279,7 @@ void store_keep_records_out(void)
 
 static void free_record(struct store *s)
 {
-	sys_munmap((uintptr_t)s, sys_page_size());
+	own_unmap((uintptr_t)s, sys_page_size());
 }
 
 static int map_file(struct store *s, int fd)
