@@ -27,107 +27,6 @@
 #define PAGEMAP_PRESENT ((uint64_t)1 << 63)	/* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
 
-/* --- ranges ------------------------------------------------------------- */
-
-static const struct kid_range nothing;
-
-/* r without what lies outside of [from, to). */
-static struct kid_range part_of(const struct kid_range *r, uintptr_t from, uintptr_t to)
-{
-	uintptr_t start = r->start > from ? r->start : from;
-	uintptr_t end = r->end < to ? r->end : to;
-
-	return start < end ? (struct kid_range){ start, end, r->source + (start - r->start) }
-			   : nothing;
-}
-
-/* The first part of [from, to) that is open. */
-static int open_part(const struct kid *k, uintptr_t from, uintptr_t to,
-		     struct kid_range *ret_part)
-{
-	*ret_part = nothing;
-	for (unsigned i = 0; i < k->count; i++) {
-		struct kid_range part = part_of(&k->open[i], from, to);
-
-		if (part.end && (!ret_part->end || part.start < ret_part->start))
-			*ret_part = part;
-	}
-	return ret_part->end != 0;
-}
-
-/* The same, with addresses as they were at the fork. */
-static int source_part(const struct kid *k, uintptr_t from, uintptr_t to,
-		       struct kid_range *ret_part)
-{
-	*ret_part = nothing;
-	for (unsigned i = 0; i < k->count; i++) {
-		const struct kid_range *r = &k->open[i];
-		struct kid_range there = { r->source, r->source + (r->end - r->start), r->start };
-		struct kid_range part = part_of(&there, from, to);
-
-		if (part.end && (!ret_part->end || part.start < ret_part->source))
-			*ret_part = (struct kid_range){ part.source,
-				part.source + (part.end - part.start), part.start };
-	}
-	return ret_part->end != 0;
-}
-
-/* Too many ranges: what it lacks is not known any more, so it may be all. */
-static void lose_track(struct kid *k)
-{
-	k->lost |= LOST_UNMAPPED;
-	k->count = 1;
-	k->open[0] = (struct kid_range){ 0, UINTPTR_MAX, 0 };
-}
-
-static void add_range(struct kid *k, const struct kid_range *r)
-{
-	if (r->end && k->count == KID_RANGES)
-		lose_track(k);
-	else if (r->end)
-		k->open[k->count++] = *r;
-}
-
-static void close_range(struct kid *k, uintptr_t start, uintptr_t end)
-{
-	for (unsigned i = 0; i < k->count; i++) {
-		struct kid_range was = k->open[i];
-		struct kid_range left = part_of(&was, 0, start);
-		struct kid_range right = part_of(&was, end, UINTPTR_MAX);
-
-		if (start >= was.end || end <= was.start)
-			continue;
-		k->open[i] = left.end ? left : right;
-		if (left.end)
-			add_range(k, &right);
-		else if (!right.end)
-			k->open[i--] = k->open[--k->count];
-	}
-}
-
-/* The child moved [from, from + len) to `to`. */
-static void move_range(struct kid *k, uintptr_t from, uintptr_t to, size_t len)
-{
-	unsigned n;
-
-	close_range(k, to, to + len);
-	n = k->count;
-	for (unsigned i = 0; i < n && i < k->count; i++) {
-		struct kid_range was = k->open[i];
-		struct kid_range left = part_of(&was, 0, from);
-		struct kid_range moved = part_of(&was, from, from + len);
-		struct kid_range right = part_of(&was, from + len, UINTPTR_MAX);
-
-		if (!moved.end)
-			continue;
-		moved.start += to - from;
-		moved.end += to - from;
-		k->open[i] = moved;
-		add_range(k, &left);
-		add_range(k, &right);
-	}
-}
-
 /* --- copying ------------------------------------------------------------ */
 
 /* Its entry of the page table is empty. One of a page that was lost is not: a poisoned page,
@@ -232,7 +131,7 @@ static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, u
 	struct kid_range part;
 
 	k->gone = 0;
-	while (k->fd && !k->lost && from < to && source_part(k, from, to, &part))
+	while (k->fd && !k->lost && from < to && range_by_source(k, from, to, &part))
 		from = part.source + (uintptr_t)copy_part(p, k, &part, moved);
 }
 
@@ -241,7 +140,7 @@ static int fill(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to)
 {
 	struct kid_range part;
 
-	while (k->fd && !k->lost && from < to && open_part(k, from, to, &part)) {
+	while (k->fd && !k->lost && from < to && range_open(k, from, to, &part)) {
 		long done = copy_part(p, k, &part, 0);
 
 		if (!done)
@@ -376,13 +275,13 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	atomic_fetch_add(&p->news.faults, 1);
 	if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
 		(void)uffd_protect(k->fd, page, size, 0);
-	if (!open_part(k, page, page + size, &part))
+	if (!range_open(k, page, page + size, &part))
 		ret = zero(k, page);
 	else
 		ret = fill(p, k, range.start, range.end);
 	if (k->fd && ret == -EAGAIN)
 		fault_let_grow(p, k->fd, m);
-	if (k->fd && k->lost && open_part(k, page, page + size, &part)) {
+	if (k->fd && k->lost && range_open(k, page, page + size, &part)) {
 		atomic_fetch_add(&p->news.killed, 1);
 		kill_of(p, k, (int)m->arg.pagefault.feat.ptid);
 	}
@@ -411,7 +310,7 @@ static void complete(struct pager *p, struct kid *k)
 		uintptr_t end = r.start + (uintptr_t)copy_part(p, k, &r, 0);
 
 		if (end > r.start && !k->gone)
-			close_range(k, r.start, end);
+			range_close(k, r.start, end);
 	}
 	k->completing = 0;
 }
@@ -423,12 +322,12 @@ static void event(struct pager *p, struct kid *k, const struct uffd_msg *m)
 		(void)kid_new(p, (int)m->arg.fork.ufd, k);
 		break;
 	case UFFD_EVENT_REMAP:
-		move_range(k, (uintptr_t)m->arg.remap.from, (uintptr_t)m->arg.remap.to,
+		range_move(k, (uintptr_t)m->arg.remap.from, (uintptr_t)m->arg.remap.to,
 			   (size_t)m->arg.remap.len);
 		break;
 	case UFFD_EVENT_REMOVE:
 	case UFFD_EVENT_UNMAP:
-		close_range(k, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
+		range_close(k, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
 		break;
 	default:
 		break;
@@ -513,8 +412,8 @@ static void forget_source(struct kid *k, uintptr_t start, uintptr_t end)
 {
 	struct kid_range part;
 
-	while (!k->lost && !k->gone && k->fd && source_part(k, start, end, &part))
-		close_range(k, part.start, part.end);
+	while (!k->lost && !k->gone && k->fd && range_by_source(k, start, end, &part))
+		range_close(k, part.start, part.end);
 }
 
 static void give_away(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t moved)
@@ -544,7 +443,7 @@ void kids_lose(struct pager *p, uintptr_t start, uintptr_t end)
 	struct kid_range part;
 
 	each_kid(p, k)
-		k->lost |= source_part(k, start, end, &part) ? LOST_UNMAPPED : 0;
+		k->lost |= range_by_source(k, start, end, &part) ? LOST_UNMAPPED : 0;
 }
 
 int kids_lack(const struct pager *p)

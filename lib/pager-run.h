@@ -143,6 +143,23 @@ void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m);
 /* How much to serve around a fault at page; within one table. */
 struct pager_area track_range(struct tracks *t, uintptr_t page);
 
+/* --- pager-ranges.c: what a child lacks ---------------------------------- */
+
+/* The first part of [from, to) that is open; with addresses as they were at the fork. 0: none
+ * is. */
+int range_open(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_range *ret_part);
+int range_by_source(const struct kid *k, uintptr_t from, uintptr_t to,
+		    struct kid_range *ret_part);
+
+/* Missing pages there are zeros from now on. */
+void range_close(struct kid *k, uintptr_t start, uintptr_t end);
+
+/* The child moved [from, from + len) to `to`. */
+void range_move(struct kid *k, uintptr_t from, uintptr_t to, size_t len);
+
+/* It may be all of its memory that cannot be had any more. */
+void range_lose_all(struct kid *k);
+
 /* --- pager-areas.c: what is known of the program's memory --------------- */
 
 /* As they are now, however they change meanwhile: once at most. */

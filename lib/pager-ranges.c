@@ -1,0 +1,101 @@
+/*
+ * What a child lacks: ranges of its memory, each with where that lay at the fork. Pure data.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "pager-run.h"
+
+static const struct kid_range nothing;
+
+/* r without what lies outside of [from, to). */
+static struct kid_range part_of(const struct kid_range *r, uintptr_t from, uintptr_t to)
+{
+	uintptr_t start = r->start > from ? r->start : from;
+	uintptr_t end = r->end < to ? r->end : to;
+
+	return start < end ? (struct kid_range){ start, end, r->source + (start - r->start) }
+			   : nothing;
+}
+
+int range_open(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_range *ret_part)
+{
+	*ret_part = nothing;
+	for (unsigned i = 0; i < k->count; i++) {
+		struct kid_range part = part_of(&k->open[i], from, to);
+
+		if (part.end && (!ret_part->end || part.start < ret_part->start))
+			*ret_part = part;
+	}
+	return ret_part->end != 0;
+}
+
+int range_by_source(const struct kid *k, uintptr_t from, uintptr_t to,
+		    struct kid_range *ret_part)
+{
+	*ret_part = nothing;
+	for (unsigned i = 0; i < k->count; i++) {
+		const struct kid_range *r = &k->open[i];
+		struct kid_range there = { r->source, r->source + (r->end - r->start), r->start };
+		struct kid_range part = part_of(&there, from, to);
+
+		if (part.end && (!ret_part->end || part.start < ret_part->source))
+			*ret_part = (struct kid_range){ part.source,
+				part.source + (part.end - part.start), part.start };
+	}
+	return ret_part->end != 0;
+}
+
+void range_lose_all(struct kid *k)
+{
+	k->lost |= LOST_UNMAPPED;
+	k->count = 1;
+	k->open[0] = (struct kid_range){ 0, UINTPTR_MAX, 0 };
+}
+
+/* Too many: what it lacks is not known any more, so it may be all. */
+static void add(struct kid *k, const struct kid_range *r)
+{
+	if (r->end && k->count == KID_RANGES)
+		range_lose_all(k);
+	else if (r->end)
+		k->open[k->count++] = *r;
+}
+
+void range_close(struct kid *k, uintptr_t start, uintptr_t end)
+{
+	for (unsigned i = 0; i < k->count; i++) {
+		struct kid_range was = k->open[i];
+		struct kid_range left = part_of(&was, 0, start);
+		struct kid_range right = part_of(&was, end, UINTPTR_MAX);
+
+		if (start >= was.end || end <= was.start)
+			continue;
+		k->open[i] = left.end ? left : right;
+		if (left.end)
+			add(k, &right);
+		else if (!right.end)
+			k->open[i--] = k->open[--k->count];
+	}
+}
+
+void range_move(struct kid *k, uintptr_t from, uintptr_t to, size_t len)
+{
+	unsigned n;
+
+	range_close(k, to, to + len);
+	n = k->count;
+	for (unsigned i = 0; i < n && i < k->count; i++) {
+		struct kid_range was = k->open[i];
+		struct kid_range left = part_of(&was, 0, from);
+		struct kid_range moved = part_of(&was, from, from + len);
+		struct kid_range right = part_of(&was, from + len, UINTPTR_MAX);
+
+		if (!moved.end)
+			continue;
+		moved.start += to - from;
+		moved.end += to - from;
+		k->open[i] = moved;
+		add(k, &left);
+		add(k, &right);
+	}
+}
