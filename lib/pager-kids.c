@@ -103,10 +103,10 @@ static long copy_some(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fr
 		if (uffd_memory_changes(p->uffd))
 			k->gone = 1;
 		else
-			k->lost |= LOST_UNMAPPED;
+			range_lose(k, to, to + page, LOST_UNMAPPED);
 		return (long)page;
 	default:
-		k->lost |= LOST_UNREADABLE;
+		range_lose(k, to, to + page, LOST_UNREADABLE);
 		return (long)page;
 	}
 }
@@ -131,7 +131,7 @@ static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, u
 	struct kid_range part;
 
 	k->gone = 0;
-	while (k->fd && !k->lost && from < to && range_by_source(k, from, to, &part))
+	while (k->fd && from < to && range_by_source(k, from, to, &part))
 		from = part.source + (uintptr_t)copy_part(p, k, &part, moved);
 }
 
@@ -140,7 +140,7 @@ static int fill(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to)
 {
 	struct kid_range part;
 
-	while (k->fd && !k->lost && from < to && range_open(k, from, to, &part)) {
+	while (k->fd && from < to && range_kept(k, from, to, &part)) {
 		long done = copy_part(p, k, &part, 0);
 
 		if (!done)
@@ -171,6 +171,9 @@ static void open_as(struct kid *k, const struct kid *of)
 	if (of) {
 		k->count = of->count;
 		memcpy(k->open, of->open, of->count * sizeof(of->open[0]));
+		k->suspect = of->suspect;
+		if (of->suspect)
+			range_lose_all(k);
 		return;
 	}
 	k->count = 0;
@@ -189,7 +192,6 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 		return NULL;
 	memset(k, 0, offsetof(struct kid, open));
 	k->fd = fd;
-	k->lost = of ? of->lost | (of->suspect ? LOST_UNMAPPED : 0) : 0;
 	open_as(k, of);
 	atomic_store(&p->shared->kid_fd[k - p->kid], fd);
 	p->kids++;
@@ -257,10 +259,11 @@ void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m)
 }
 
 /* Without the keeper it dies without a word. */
-static void kill_of(const struct pager *p, const struct kid *k, int tid)
+static void kill_of(struct pager *p, unsigned lost, int tid)
 {
-	if (keeper_ask(p, k->lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED
-						  : KEEPER_KILL_UNREADABLE, tid) < 0)
+	atomic_fetch_add(&p->news.killed, 1);
+	if (keeper_ask(p, lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED
+					       : KEEPER_KILL_UNREADABLE, tid) < 0)
 		sys_kill(tid);
 }
 
@@ -269,11 +272,11 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	size_t size = sys_page_size();
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
 	struct pager_area range = track_range(&k->tracks, page);
+	int is_there = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0, ret;
 	struct kid_range part;
-	int ret = 0;
 
 	atomic_fetch_add(&p->news.faults, 1);
-	if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
+	if (is_there)
 		(void)uffd_protect(k->fd, page, size, 0);
 	if (!range_open(k, page, page + size, &part))
 		ret = zero(k, page);
@@ -281,36 +284,47 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 		ret = fill(p, k, range.start, range.end);
 	if (k->fd && ret == -EAGAIN)
 		fault_let_grow(p, k->fd, m);
-	if (k->fd && k->lost && range_open(k, page, page + size, &part)) {
-		atomic_fetch_add(&p->news.killed, 1);
-		kill_of(p, k, (int)m->arg.pagefault.feat.ptid);
-	}
+	if (k->fd && !is_there && range_open(k, page, page + size, &part) && range_lost(&part))
+		kill_of(p, range_lost(&part), (int)m->arg.pagefault.feat.ptid);
 	if (k->fd)		/* whose page was there already */
 		uffd_wake(k->fd, page, size);
 }
 
-static struct kid_range largest(const struct kid *k)
+/* The largest range that is not lost. 0: there is none. */
+static int largest(const struct kid *k, struct kid_range *ret_range)
 {
-	struct kid_range found = k->open[0];
+	const struct kid_range *found = NULL;
 
-	for (unsigned i = 1; i < k->count; i++)
-		if (k->open[i].end - k->open[i].start > found.end - found.start)
-			found = k->open[i];
-	return found;
+	for (const struct kid_range *r = k->open; r < k->open + k->count; r++)
+		if (!range_lost(r) && (!found || r->end - r->start > found->end - found->start))
+			found = r;
+	if (found)
+		*ret_range = *found;
+	return found != NULL;
+}
+
+/* It has that by now, but for what is lost. */
+static void close_kept(struct kid *k, uintptr_t start, uintptr_t end)
+{
+	struct kid_range part;
+
+	while (range_kept(k, start, end, &part))
+		range_close(k, part.start, part.end);
 }
 
 /* It has memory in many pieces: it gets all that it lacks. What it does meanwhile is noted,
  * and makes the more pieces the larger those are. */
 static void complete(struct pager *p, struct kid *k)
 {
+	struct kid_range r;
+
 	k->completing = 1;
 	k->gone = 0;
-	while (k->fd && !k->lost && !k->gone && k->count) {
-		struct kid_range r = largest(k);
+	while (k->fd && !k->gone && largest(k, &r)) {
 		uintptr_t end = r.start + (uintptr_t)copy_part(p, k, &r, 0);
 
 		if (end > r.start && !k->gone)
-			range_close(k, r.start, end);
+			close_kept(k, r.start, end);
 	}
 	k->completing = 0;
 }
@@ -412,7 +426,7 @@ static void forget_source(struct kid *k, uintptr_t start, uintptr_t end)
 {
 	struct kid_range part;
 
-	while (!k->lost && !k->gone && k->fd && range_by_source(k, start, end, &part))
+	while (!k->gone && k->fd && range_by_source(k, start, end, &part))
 		range_close(k, part.start, part.end);
 }
 
@@ -443,7 +457,8 @@ void kids_lose(struct pager *p, uintptr_t start, uintptr_t end)
 	struct kid_range part;
 
 	each_kid(p, k)
-		k->lost |= range_by_source(k, start, end, &part) ? LOST_UNMAPPED : 0;
+		while (range_by_source(k, start, end, &part))
+			range_lose(k, part.start, part.end, LOST_UNMAPPED);
 }
 
 int kids_lack(const struct pager *p)

@@ -1,5 +1,6 @@
 /*
  * What a child lacks: ranges of its memory, each with where that lay at the fork. Pure data.
+ * What can be had no more is no gap among them: it stays a range, and says why.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -17,16 +18,28 @@ static struct kid_range part_of(const struct kid_range *r, uintptr_t from, uintp
 			   : nothing;
 }
 
-int range_open(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_range *ret_part)
+static int first(const struct kid *k, uintptr_t from, uintptr_t to, int lost,
+		 struct kid_range *ret_part)
 {
 	*ret_part = nothing;
 	for (unsigned i = 0; i < k->count; i++) {
 		struct kid_range part = part_of(&k->open[i], from, to);
 
-		if (part.end && (!ret_part->end || part.start < ret_part->start))
+		if (part.end && (lost || !range_lost(&part)) &&
+		    (!ret_part->end || part.start < ret_part->start))
 			*ret_part = part;
 	}
 	return ret_part->end != 0;
+}
+
+int range_open(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_range *ret_part)
+{
+	return first(k, from, to, 1, ret_part);
+}
+
+int range_kept(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_range *ret_part)
+{
+	return first(k, from, to, 0, ret_part);
 }
 
 int range_by_source(const struct kid *k, uintptr_t from, uintptr_t to,
@@ -38,7 +51,8 @@ int range_by_source(const struct kid *k, uintptr_t from, uintptr_t to,
 		struct kid_range there = { r->source, r->source + (r->end - r->start), r->start };
 		struct kid_range part = part_of(&there, from, to);
 
-		if (part.end && (!ret_part->end || part.start < ret_part->source))
+		if (part.end && !range_lost(r) &&
+		    (!ret_part->end || part.start < ret_part->source))
 			*ret_part = (struct kid_range){ part.source,
 				part.source + (part.end - part.start), part.start };
 	}
@@ -47,9 +61,8 @@ int range_by_source(const struct kid *k, uintptr_t from, uintptr_t to,
 
 void range_lose_all(struct kid *k)
 {
-	k->lost |= LOST_UNMAPPED;
 	k->count = 1;
-	k->open[0] = (struct kid_range){ 0, UINTPTR_MAX, 0 };
+	k->open[0] = (struct kid_range){ 0, UINTPTR_MAX, LOST_UNMAPPED };
 }
 
 /* Too many: what it lacks is not known any more, so it may be all. */
@@ -76,6 +89,20 @@ void range_close(struct kid *k, uintptr_t start, uintptr_t end)
 		else if (!right.end)
 			k->open[i--] = k->open[--k->count];
 	}
+}
+
+/* Page by page mostly, in order, which makes one range. */
+void range_lose(struct kid *k, uintptr_t start, uintptr_t end, unsigned why)
+{
+	struct kid_range all = { start, end, why };
+
+	range_close(k, start, end);
+	for (unsigned i = 0; i < k->count; i++)
+		if (k->open[i].end == start && range_lost(&k->open[i]) == why) {
+			k->open[i].end = end;
+			return;
+		}
+	add(k, &all);
 }
 
 void range_move(struct kid *k, uintptr_t from, uintptr_t to, size_t len)

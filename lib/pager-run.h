@@ -36,10 +36,11 @@ struct tracks {
 	uint8_t scattered[SCATTERED_TABLES];	/* faults in a table, else */
 };
 
-/* Why a child cannot be served, which ends it. */
+/* Why a child cannot be served, which ends it when it touches that. */
 enum {
 	LOST_UNMAPPED = 1,	/* by the parent, unseen */
 	LOST_UNREADABLE = 2,	/* the kernel has it no more: hwpoison, a swap device's error */
+	LOST_MASK = 3,
 };
 
 /* A child's memory, or a grandchild's. */
@@ -47,15 +48,14 @@ struct kid {
 	int fd;			/* its userfaultfd; 0: none */
 	int suspect;		/* it was made by a call that the library did not see: its
 				 * memory may still be wiped at a fork of its own */
-	unsigned lost;		/* what it lacks cannot be had any more: LOST_* */
-	int gone;		/* ... some of it just now; where it went is told next */
+	int gone;		/* some of it just now; where it went is told next */
 	int completing;		/* it gets all of it */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
 	struct tracks tracks;
 	unsigned count;
 	struct kid_range {	/* missing pages here are the parent's, elsewhere zeros */
 		uintptr_t start, end;
-		uintptr_t source;	/* where start lay at the fork */
+		uintptr_t source;	/* where start lay at the fork; or LOST_*, below a page */
 	} open[KID_RANGES];
 };
 
@@ -125,12 +125,13 @@ void kids_give(struct pager *p, uintptr_t start, uintptr_t end);
 void kids_leave(struct pager *p, uintptr_t start, uintptr_t end);
 void kids_complete(struct pager *p);
 
-/* What of [start, end) a child lacks is gone. */
+/* What of [start, end) a child lacks is gone: it ends when it touches that. */
 void kids_lose(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* It lies at `to` now, write-protected still. */
 void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
 
+/* Who lacks what is lost needs the pager as well, which ends it. */
 int kids_lack(const struct pager *p);
 void kids_sweep(struct pager *p);	/* forget those that have ended */
 
@@ -145,9 +146,16 @@ struct pager_area track_range(struct tracks *t, uintptr_t page);
 
 /* --- pager-ranges.c: what a child lacks ---------------------------------- */
 
-/* The first part of [from, to) that is open; with addresses as they were at the fork. 0: none
- * is. */
+/* Why it cannot be had any more; 0: it can. */
+static inline unsigned range_lost(const struct kid_range *r)
+{
+	return r->source & LOST_MASK;
+}
+
+/* The first part of [from, to) that is open; of that which is not lost; and of that with
+ * addresses as they were at the fork. 0: none is. */
 int range_open(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_range *ret_part);
+int range_kept(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_range *ret_part);
 int range_by_source(const struct kid *k, uintptr_t from, uintptr_t to,
 		    struct kid_range *ret_part);
 
@@ -157,7 +165,8 @@ void range_close(struct kid *k, uintptr_t start, uintptr_t end);
 /* The child moved [from, from + len) to `to`. */
 void range_move(struct kid *k, uintptr_t from, uintptr_t to, size_t len);
 
-/* It may be all of its memory that cannot be had any more. */
+/* That cannot be had any more, whether it was open or not; it may be all of its memory. */
+void range_lose(struct kid *k, uintptr_t start, uintptr_t end, unsigned why);
 void range_lose_all(struct kid *k);
 
 /* --- pager-areas.c: what is known of the program's memory --------------- */

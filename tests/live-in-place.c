@@ -637,6 +637,104 @@ START_TEST(child_moves_pieces)
 }
 END_TEST
 
+/* What is gone ends a child that touches it, and nothing else does: its children neither. */
+static int sees_second_half(void *arg)
+{
+	(void)arg;
+	for (size_t p = PAGES / 2; p < PAGES; p++)
+		NEED(is_page_filled(area, p, 1));
+	return 0;
+}
+
+static const struct part {
+	size_t start, end;	/* pages */
+	int guarded;
+} lost_part[] = { { 0, PAGES / 2, 0 }, { 3, 4, 1 } };
+
+static int sees_rest(void *arg)
+{
+	const struct part *lost = arg;
+
+	for (size_t p = 0; p < PAGES; p++)
+		NEED((p >= lost->start && p < lost->end) || is_page_filled(area, p, 1));
+	return 0;
+}
+
+static int sees_rest_first(void *arg)
+{
+	static int asked;
+
+	return asked++ ? sees_first(NULL) : sees_rest(arg);
+}
+
+static int its_child_sees_rest(void *arg)
+{
+	NEED(in_child(sees_rest, arg) == 0);
+	NEED(in_child(sees_first, NULL) == KILLED);
+	return 0;
+}
+
+static int lose_part(const struct part *lost)
+{
+	char *start = area + lost->start * PAGE;
+	size_t len = (lost->end - lost->start) * PAGE;
+
+	return (int)(lost->guarded ? syscall(SYS_madvise, start, len, MADV_GUARD_INSTALL)
+				   : syscall(SYS_munmap, start, len));
+}
+
+START_TEST(memory_goes_in_part)
+{
+	void *lost = (void *)&lost_part[_i];
+	struct reader child, parent;
+
+	begin();
+	child = reader_start(sees_rest_first, lost);
+	parent = reader_start(its_child_sees_rest, lost);
+	if (lose_part(lost) < 0) {
+		ck_assert_int_eq(errno, EINVAL);	/* an older kernel */
+		reader_end(&child);
+		reader_end(&parent);
+		return;
+	}
+	ck_assert_int_eq(reader_ask(&child), 0);
+	ck_assert_int_eq(reader_ask(&parent), 0);
+	ck_assert_int_eq(reader_end(&parent), 0);
+	ck_assert_int_ne(reader_ask(&child), 0);
+	ck_assert_int_eq(wait_for(child.pid), KILLED);
+	ck_assert_uint_eq(stats().pager_killed, 2);
+}
+END_TEST
+
+static int unreadable_in_pieces(void *arg)
+{
+	(void)arg;
+	for (size_t p = 0; p < PAGES; p += 2)
+		NEED(madvise(area + p * PAGE, PAGE, MADV_DONTNEED) == 0);
+	for (size_t p = 5; p < PAGES; p += 2)
+		NEED(is_page_filled(area, p, 1));
+	return sees_guarded(NULL);
+}
+
+/* Nor is it zeros for a child that has got all the rest. */
+START_TEST(unreadable_piece)
+{
+	struct reader r;
+
+	begin();
+	r = reader_start(unreadable_in_pieces, NULL);
+	if (syscall(SYS_madvise, area + 3 * PAGE, PAGE, MADV_GUARD_INSTALL) < 0) {
+		ck_assert_int_eq(errno, EINVAL);	/* an older kernel */
+		ck_assert_int_eq(reader_ask(&r), 0);
+		ck_assert_int_eq(reader_end(&r), 0);
+		return;
+	}
+	ck_assert_int_ne(reader_ask(&r), 0);
+	ck_assert_int_eq(wait_for(r.pid), KILLED);
+	ck_assert_uint_eq(stats().pager_killed, 1);
+}
+END_TEST
+
 START_TEST(armed_again)
 {
 	struct reader r;
@@ -660,14 +758,6 @@ static void *empties_seen(void *arg)
 	while (!stop_writer)
 		(void)!cow_madvise(area, PAGE, MADV_DONTNEED);
 	return NULL;
-}
-
-static int sees_second_half(void *arg)
-{
-	(void)arg;
-	for (size_t p = PAGES / 2; p < PAGES; p++)
-		NEED(is_page_filled(area, p, 1));
-	return 0;
 }
 
 /* By a call of the library's, and by bare ones at the same time: better no child than zeros. */
@@ -1133,6 +1223,8 @@ static Suite *in_place_suite(void)
 	tcase_add_loop_test(sees, memory_goes, 0, 8);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);
+	tcase_add_loop_test(sees, memory_goes_in_part, 0, COUNT(lost_part));
+	tcase_add_test(sees, unreadable_piece);
 	tcase_add_test(sees, armed_again);
 	tcase_add_test(sees, emptied_both_ways);
 	tcase_add_test(sees, holes_move);
