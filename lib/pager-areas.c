@@ -1,6 +1,6 @@
 /*
  * What the pager knows of the program's memory: what of it is armed, what was written since
- * the last fork, and what was emptied once. Pure data.
+ * the last fork, what was emptied once, and what left while a window was open. Pure data.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -181,25 +181,35 @@ void area_dirty(struct pager *p, uintptr_t start, uintptr_t end)
 	p->dirty[p->dirty_count++] = (struct pager_area){ start, end };
 }
 
-/* --- holes -------------------------------------------------------------- */
+/* --- holes, and what left ------------------------------------------------ */
 
-void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
+/* Of too many it is all there is. */
+static void note(struct pager_area *list, unsigned *count, unsigned most, uintptr_t start,
+		 uintptr_t end)
 {
-	for (unsigned i = 0; i < p->vacated_count; i++) {
-		struct pager_area *v = &p->vacated[i];
-
-		if (start <= v->end && end >= v->start) {
-			v->start = start < v->start ? start : v->start;
-			v->end = end > v->end ? end : v->end;
+	for (struct pager_area *a = list; a < list + *count; a++)
+		if (start <= a->end && end >= a->start) {
+			a->start = start < a->start ? start : a->start;
+			a->end = end > a->end ? end : a->end;
 			return;
 		}
-	}
-	if (p->vacated_count == VACATED) {
-		p->vacated_count = 0;
+	if (*count == most) {
+		*count = 0;
 		start = 0;
 		end = UINTPTR_MAX;
 	}
-	p->vacated[p->vacated_count++] = (struct pager_area){ start, end };
+	list[(*count)++] = (struct pager_area){ start, end };
+}
+
+void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	note(p->vacated, &p->vacated_count, VACATED, start, end);
+}
+
+void area_left(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	if (p->shared->open)
+		note(p->left, &p->left_count, LEFT, start, end);
 }
 
 uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end)

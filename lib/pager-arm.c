@@ -16,6 +16,10 @@
  * forking thread itself takes locks that may lie in armed memory. What these write becomes
  * plain memory, page by page, which the kernel's fork copies.
  *
+ * What another thread does by calls of its own meanwhile may be told after the fork was made
+ * and before that is told (dup_mmap, kernel/fork.c, lets go of the memory first): a child has
+ * lost what was unmapped or moved in the window, and what was emptied if it may be so.
+ *
  * A registration for missing pages stays (the kernel adds modes, and takes none away), so
  * the pager must never read a hole of the program's itself: it would wait for itself. Holes
  * get the zero page when memory is armed, and what was emptied later is remembered as
@@ -36,6 +40,8 @@
 #define STEP ((size_t)32 << 20)	/* to protect at once: 0.3 ms, in which writers wait */
 #define LOOK_MS 100		/* whether the program lives still */
 #define PATIENCE_MS 2		/* of a writer, while the program should be forking */
+#define LOOKS 100		/* whether a thread goes on whose call was told of, at once */
+#define SETTLE_MS 5		/* ... and every ms */
 
 enum {
 	WP = UFFDIO_REGISTER_MODE_WP,
@@ -204,6 +210,7 @@ static void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
 			struct pager_area whole = *a;
 
 			kids_leave(p, whole.start, whole.end);
+			area_left(p, whole.start, whole.end);
 			(void)area_remove(p, whole.start, whole.end);
 			make_plain(p, whole.start, start);
 			make_plain(p, end, whole.end);
@@ -285,9 +292,20 @@ static void remapped(struct pager *p, const struct uffd_msg *m)
 		kids_lose(p, from, from + len);
 	else
 		kids_moved(p, from, to, len);
+	area_left(p, from, from + len);
+	area_left(p, to, to + len);	/* a fork since the move wipes it there */
 	area_gone(p, from, from + len);
 	make_plain(p, from, from + len);	/* it may have stayed: MREMAP_DONTUNMAP */
 	make_plain(p, to, to + len);
+}
+
+/* Is there no fork that is still to be told of? As long as anything is, and until who did
+ * that goes on, the kernel says that memory changes (fs/userfaultfd.c, mmap_changing). */
+static int settles(const struct pager *p)
+{
+	for (int i = 0; i < LOOKS + SETTLE_MS && uffd_memory_changes(p->uffd); i++)
+		sys_poll(NULL, 0, i >= LOOKS);
+	return !uffd_memory_changes(p->uffd);
 }
 
 /* It is let go on as soon as this was read; what it removes is there until then. What was
@@ -300,6 +318,8 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 		kids_lose(p, start, a->end && a->start < end ? a->start : end);
 	if (end > a->end && a->end)
 		kids_lose(p, start > a->end ? start : a->end, end);
+	if (p->shared->open && !settles(p))
+		area_left(p, start, end);
 	area_vacate(p, start, end);
 	area_dirty(p, start, end);
 }
@@ -325,8 +345,6 @@ static int handle(struct pager *p, const struct uffd_msg *m)
 		break;
 	case UFFD_EVENT_FORK:
 		k = kid_new(p, (int)m->arg.fork.ufd, NULL);
-		if (!p->shared->open && k)
-			k->suspect = 1;
 		if (!p->shared->open && p->newest)
 			p->newest->suspect = 1;
 		p->newest = k;
@@ -336,6 +354,7 @@ static int handle(struct pager *p, const struct uffd_msg *m)
 		break;
 	case UFFD_EVENT_UNMAP:
 		kids_lose(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
+		area_left(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
 		area_gone(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
 		break;
 	case UFFD_EVENT_REMAP:
@@ -463,6 +482,7 @@ void window(struct pager *p)
 {
 	int ret;
 
+	p->left_count = 0;
 	if (p->kids > p->most / 2)
 		kids_sweep(p);
 	ret = p->kids > p->most / 2 ? -EMFILE : open_window(p);

@@ -166,7 +166,10 @@ void kid_close(struct pager *p, struct kid *k)
 		p->top--;
 }
 
-static void open_as(struct kid *k, const struct kid *of)
+/* Of a child of the program's: what is armed now, and what may have been when it was made.
+ * With no window open the library knows nothing of that fork, and nobody kept what was there
+ * from being written since. */
+static void open_as(const struct pager *p, struct kid *k, const struct kid *of)
 {
 	if (of) {
 		k->count = of->count;
@@ -179,6 +182,11 @@ static void open_as(struct kid *k, const struct kid *of)
 	k->count = 0;
 	each_area(a)
 		k->open[k->count++] = (struct kid_range){ a->start, a->end, a->start };
+	for (unsigned i = 0; i < p->left_count; i++)
+		range_lose(k, p->left[i].start, p->left[i].end, LOST_UNMAPPED);
+	k->suspect = !p->shared->open;
+	if (k->suspect)
+		range_lose_all(k);
 }
 
 /* The last place is for one that gets all that it lacks at once. */
@@ -192,7 +200,7 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 		return NULL;
 	memset(k, 0, offsetof(struct kid, open));
 	k->fd = fd;
-	open_as(k, of);
+	open_as(p, k, of);
 	atomic_store(&p->shared->kid_fd[k - p->kid], fd);
 	p->kids++;
 	p->born++;

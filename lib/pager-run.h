@@ -21,6 +21,7 @@
 #define MANY_RANGES 256u	/* with which a child gets all that it lacks */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
 #define VACATED 64u
+#define LEFT 64u
 #define WAITING 64u
 #define TRACKS 4u
 #define SCATTERED_TABLES 512u	/* counted apart */
@@ -92,6 +93,9 @@ struct pager {
 	unsigned dirty_count;
 	struct pager_area vacated[VACATED];	/* emptied once, so that holes may be there */
 	unsigned vacated_count;
+	struct pager_area left[LEFT];	/* gone since the window opened: a child that is not
+					 * known yet may lack it */
+	unsigned left_count;
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
@@ -192,6 +196,9 @@ void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
 /* It was emptied. How far from start on there is no hole; 0: the first page may be one. */
 void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
 uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end);
+
+/* It is gone, or emptied, while the window is open. */
+void area_left(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* --- pager-arm.c: the program's memory ---------------------------------- */
 

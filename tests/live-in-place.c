@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -1105,6 +1107,103 @@ START_TEST(armed_while_unmapped)
 }
 END_TEST
 
+/* --- between a fork and what is told of it -------------------------------- */
+
+/* Forks are told of in the order in which the userfaultfds' memory lies, and each waits until
+ * that was read. So one of the test's own, below all that is armed, holds a fork that was
+ * made. */
+static int hold_forks(void)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_EVENT_FORK };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	char *low = mmap(area - GIB, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			 -1, 0);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert(low < area);
+	low[0] = 1;
+	reg.range.start = (uintptr_t)low;
+	reg.range.len = PAGE;
+	ck_assert_int_eq(ioctl(fd, UFFDIO_API, &api), 0);
+	ck_assert_int_eq(ioctl(fd, UFFDIO_REGISTER, &reg), 0);
+	return fd;
+}
+
+#define GO_UNSEEN 4
+
+/* No assertion: that takes a lock, which who forks has. */
+static int go_unseen(int how)
+{
+	int flags = MREMAP_MAYMOVE | MREMAP_FIXED | (how == 3 ? MREMAP_DONTUNMAP : 0);
+
+	switch (how) {
+	case 0:
+		return syscall(SYS_munmap, area, SIZE / 2) == 0;
+	case 1:
+		return syscall(SYS_madvise, area, SIZE / 2, MADV_DONTNEED) == 0;
+	default:
+		return (char *)syscall(SYS_mremap, area, SIZE / 2, SIZE / 2, flags,
+				       area + 4 * GIB) == area + 4 * GIB;
+	}
+}
+
+struct held {
+	int fd, how, went;
+};
+
+static void *goes_in_fork(void *arg)
+{
+	struct held *h = arg;
+	struct pollfd made = { h->fd, POLLIN, 0 };
+	struct uffd_msg m;
+
+	if (poll(&made, 1, 5000) == 1)
+		h->went = go_unseen(h->how);
+	(void)!read(h->fd, &m, sizeof(m));
+	return NULL;
+}
+
+/* It needs what nobody has any more; it is not zeros. */
+START_TEST(memory_goes_in_fork)
+{
+	struct held h;
+	pthread_t thread;
+	pid_t pid;
+
+	begin();
+	h = (struct held){ hold_forks(), _i, 0 };
+	ck_assert_int_eq(pthread_create(&thread, NULL, goes_in_fork, &h), 0);
+	pid = cow_fork();
+	if (pid == 0)
+		_exit(sees_second_half(NULL) || sees_first(NULL));
+	ck_assert_int_eq(wait_for(pid), KILLED);
+	pthread_join(thread, NULL);
+	ck_assert(h.went);
+	ck_assert_uint_eq(stats().pager_killed, 1);
+}
+END_TEST
+
+/* Before it, a child has none of it, and zeros where it was emptied. */
+START_TEST(memory_goes_before_fork)
+{
+	pid_t pid;
+
+	begin();
+	ck_assert_int_eq(cow_fork_enter(), 0);
+	ck_assert(go_unseen(_i));
+	nap(20);	/* the pager has seen this thread go on */
+	pid = raw_fork();
+	if (pid == 0) {
+		cow_fork_child();
+		_exit(sees_second_half(NULL) || (_i && !is_zero(area, SIZE / 2)));
+	}
+	cow_fork_parent();
+	ck_assert_int_eq(wait_for(pid), 0);
+	ck_assert_uint_eq(stats().pager_killed, 0);
+}
+END_TEST
+
 /* --- many ----------------------------------------------------------------- */
 
 #define CHILDREN 64
@@ -1225,6 +1324,8 @@ static Suite *in_place_suite(void)
 	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);
 	tcase_add_loop_test(sees, memory_goes_in_part, 0, COUNT(lost_part));
 	tcase_add_test(sees, unreadable_piece);
+	tcase_add_loop_test(sees, memory_goes_in_fork, 0, GO_UNSEEN);
+	tcase_add_loop_test(sees, memory_goes_before_fork, 0, 2);
 	tcase_add_test(sees, armed_again);
 	tcase_add_test(sees, emptied_both_ways);
 	tcase_add_test(sees, holes_move);
