@@ -421,17 +421,26 @@ static void close_window(struct pager *p)
 /* A child may have been made before the page is copied, and lack it: of that fork, as of
  * anything that the kernel is about to tell, -EAGAIN warns (fs/userfaultfd.c,
  * mmap_changing). 0: not now, then. */
-static int let_write(struct pager *p, uintptr_t page)
+static int leave_page(struct pager *p, uintptr_t page, uintptr_t end)
 {
-	uintptr_t end = area_part(page, page + sys_page_size());
 	struct pager_area part = unwipe(page, end);
 
-	if (end && uffd_protect(p->uffd, page, sys_page_size(), 1) == -EAGAIN) {
+	if (uffd_protect(p->uffd, page, sys_page_size(), 1) == -EAGAIN) {
 		sys_madvise(part.start, part.end - part.start, MADV_WIPEONFORK);
 		return 0;
 	}
-	if (end)
-		area_leave(p, part.start, part.end);
+	area_leave(p, part.start, part.end);
+	return 1;
+}
+
+static int let_write(struct pager *p, uintptr_t page)
+{
+	uintptr_t end = area_part(page, page + sys_page_size());
+
+	if (!end)	/* of what a bare mremap(2) made it grow by */
+		leave_growth(p);
+	else if (!leave_page(p, page, end))
+		return 0;
 	uffd_wake(p->uffd, page, sys_page_size());
 	return 1;
 }

@@ -995,6 +995,33 @@ START_TEST(grows_in_place)
 }
 END_TEST
 
+static int begins_empty(void *arg)
+{
+	size_t there = present_pages(area, SIZE / 2);
+
+	return there ? 1 : end_is_there(arg);
+}
+
+/* ... and while a window is open, for the thread that forks too. */
+START_TEST(grows_in_window)
+{
+	pid_t pid;
+
+	begin();
+	ck_assert_int_eq(cow_munmap(area + SIZE / 2, SIZE / 2), 0);
+	ck_assert_int_eq(cow_fork_enter(), 0);
+	ck_assert_ptr_eq((void *)syscall(SYS_mremap, area, SIZE / 2, SIZE / 2 + MIB, 0), area);
+	area[SIZE / 2] = 5;
+	pid = raw_fork();
+	if (pid == 0) {
+		cow_fork_child();
+		_exit(begins_empty(NULL));
+	}
+	cow_fork_parent();
+	ck_assert_int_eq(wait_for(pid), 0);
+}
+END_TEST
+
 /* Another thread's execve(2), say. */
 START_TEST(exec_instead_of_fork)
 {
@@ -1333,6 +1360,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, pinned_since);
 	tcase_add_test(killed, standard_error_ends);
 	tcase_add_loop_test(sees, grows_in_place, 0, 2);
+	tcase_add_test(sees, grows_in_window);
 	tcase_add_test(does, child_calls);
 	tcase_add_test(does, child_moves);
 	tcase_add_loop_test(does, grandchild, 0, 2);
