@@ -184,6 +184,22 @@ START_TEST(memory_goes)
 }
 END_TEST
 
+/* ... when it was emptied and filled again before the fork. */
+START_TEST(refilled_memory_goes)
+{
+	struct reader r;
+
+	begin();
+	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+	ck_assert_int_eq(cow_madvise(area, SIZE, MADV_DONTNEED), 0);
+	fill(area, SIZE, 1);
+	r = reader_start(sees_first, NULL);
+	go(_i);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
 /* Rather than zeros. */
 START_TEST(memory_goes_unseen)
 {
@@ -1347,6 +1363,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, below_a_control_block);
 	tcase_add_test(sees, pager_is_jailed);
 	tcase_add_loop_test(sees, memory_goes, 0, 8);
+	tcase_add_loop_test(sees, refilled_memory_goes, 0, 8);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);
 	tcase_add_loop_test(sees, memory_goes_in_part, 0, COUNT(lost_part));
