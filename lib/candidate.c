@@ -74,6 +74,7 @@ static void put(struct candidates *c, const struct candidate *new)
 		last->end = new->end;
 		last->limit = new->limit;
 		last->bytes += new->bytes;
+		last->lazy += new->lazy;
 		return;
 	}
 	if (c->count == CANDIDATES) {
@@ -99,7 +100,7 @@ static int touches(const struct store *s, uintptr_t start)
 static void put_growth(struct search *f, struct store *s, struct candidate *c)
 {
 	extents_each(e, &s->extents, c->start, c->end) {
-		struct candidate part = { e.start, e.end, 0, 0, c->bytes, s };
+		struct candidate part = { e.start, e.end, 0, 0, c->bytes, c->lazy, s };
 		size_t len = e.end - e.start;
 
 		if (e.state == EXTENT_FREE && e.flags & EXTENT_STALE && len >= f->min)
@@ -111,11 +112,15 @@ static void put_growth(struct search *f, struct store *s, struct candidate *c)
 }
 
 /* Of what is mostly not in memory, little would be gained. */
-static void put_parts(struct search *f, uintptr_t start, uintptr_t end, uint64_t bytes)
+static void put_parts(struct search *f, uintptr_t start, uintptr_t end,
+		      const struct procfs_smap *m)
 {
+	uint64_t bytes = m->anonymous;
+
 	while (start < end) {
 		struct store *s = process_store_at(start, end - start);
-		struct candidate c = { start, end, f->before, UINTPTR_MAX, bytes, NULL };
+		struct candidate c = { start, end, f->before, UINTPTR_MAX, bytes, m->lazy,
+				       NULL };
 
 		if (s && s->base > start) {
 			c.end = s->base;
@@ -158,7 +163,7 @@ static int look(void *arg, const struct procfs_smap *m)
 		last->limit = m->map.start > last->end ? m->map.start : last->end;
 	if (start < end && is_memory(&m->map) && !m->special && m->anonymous &&
 	    m->map.end - m->map.start <= f->sparse)
-		put_parts(f, start, end, m->anonymous);
+		put_parts(f, start, end, m);
 	f->before = m->map.end;
 	return 0;
 }

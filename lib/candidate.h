@@ -16,6 +16,7 @@ struct candidate {
 	uintptr_t start, end;
 	uintptr_t floor, limit;	/* where the mapping before ends, the next one begins */
 	uint64_t bytes;		/* in memory or swap */
+	uint64_t lazy;		/* ... that the kernel may take (MADV_FREE) */
 	struct store *s;	/* whose window it lies in; NULL: none */
 };
 

@@ -141,7 +141,8 @@ static int arm_chosen(const struct candidates *found, uint64_t *ret_bytes)
 
 	for (unsigned i = 0; i < found->count; i++) {
 		const struct candidate *c = &found->at[i];
-		int ret = started ? pager_ask(PAGER_ARM, c->start, c->end) : 0;
+		enum pager_op op = c->lazy ? PAGER_ARM_LAZY : PAGER_ARM;
+		int ret = started ? pager_ask(op, c->start, c->end) : 0;
 
 		if (started && ret == 0) {
 			*ret_bytes += c->end - c->start;

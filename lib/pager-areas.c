@@ -1,6 +1,6 @@
 /*
  * What the pager knows of the program's memory: what of it is armed, what was written since
- * the last fork, what was emptied once, and what left while a window was open. Pure data.
+ * the last fork, where holes may be, and what left while a window was open. Pure data.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -206,21 +206,16 @@ void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
 	note(p->vacated, &p->vacated_count, VACATED, start, end);
 }
 
+int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end)
+{
+	for (const struct pager_area *v = p->vacated; v < p->vacated + p->vacated_count; v++)
+		if (start < v->end && end > v->start)
+			return 0;
+	return 1;
+}
+
 void area_left(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	if (p->shared->open)
 		note(p->left, &p->left_count, LEFT, start, end);
-}
-
-uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end)
-{
-	for (unsigned i = 0; i < p->vacated_count; i++) {
-		const struct pager_area *v = &p->vacated[i];
-
-		if (start >= v->start && start < v->end)
-			return 0;
-		if (v->start > start && v->start < end)
-			end = v->start;
-	}
-	return end;
 }

@@ -4,9 +4,9 @@
  * fork it is not in a child at all (MADV_DONTFORK): one that is made by a call which the
  * library does not see crashes there rather than reads zeros.
  *
- *   arm      register for write-protect, WIPEONFORK, DONTFORK, no holes, protect
- *   open     register for missing pages too, which a child inherits; protect again what was
- *            written since; DOFORK
+ *   arm      register for write-protect, WIPEONFORK, DONTFORK, no holes, register for missing
+ *            pages too, which a child inherits; protect
+ *   open     protect again what was written since; DOFORK
  *            (the kernel's fork: the child's memory has a userfaultfd of its own before it
  *            runs, UFFD_EVENT_FORK, and the fork waits until that is read)
  *   close    DONTFORK
@@ -21,9 +21,12 @@
  * lost what was unmapped or moved in the window, and what was emptied if it may be so.
  *
  * A registration for missing pages stays (the kernel adds modes, and takes none away), so
- * the pager must never read a hole of the program's itself: it would wait for itself. Holes
- * get the zero page when memory is armed, and what was emptied later is remembered as
- * vacated, and read in a way that does not wait (pager-kids.c).
+ * the pager must never read a hole of the program's itself: it would wait for itself. So it
+ * looks before it copies (pager-kids.c), and reads holes in a way that does not wait. They get
+ * the zero page when memory is armed; where there may be some later is remembered as vacated:
+ * what was emptied since, and what the program gave to the kernel to take when memory is
+ * short (MADV_FREE), which tells nobody. For the latter the registration comes as soon as
+ * holes are filled: nobody else would tell that those are that come later.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -140,6 +143,8 @@ static int arm(struct pager *p, uintptr_t start, uintptr_t end)
 		ret = sys_madvise(start, end - start, MADV_DONTFORK);
 	if (ret == 0)
 		ret = fill_holes(start, end);
+	if (ret == 0)	/* and what is filled while the rest is protected would not be */
+		ret = uffd_register(p->uffd, start, end - start, WP_MISSING);
 	for (uintptr_t at = start; ret == 0 && at < end; at += STEP) {
 		ret = protect(p, at, end - at < STEP ? end : at + STEP, 1);
 		while (ret == 0 && parent_event(p))
@@ -181,6 +186,24 @@ static struct pager_area unwipe(uintptr_t start, uintptr_t end)
 	return part;
 }
 
+static void until_given(struct pager *p, uintptr_t start, uintptr_t end,
+			int (*give)(struct pager *, uintptr_t, uintptr_t))
+{
+	for (int i = 0; give(p, start, end) < 0; i++) {
+		if (p->shared->open || i == LOOKS + SETTLE_MS) {
+			kids_lose(p, start, end);
+			return;
+		}
+		if (!parent_event(p))
+			sys_poll(NULL, 0, i >= LOOKS);
+	}
+}
+
+void area_give(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	until_given(p, start, end, kids_give);
+}
+
 /* Out of the list last of all: other threads unmap at once what they do not find there. */
 void area_leave(struct pager *p, uintptr_t start, uintptr_t end)
 {
@@ -195,7 +218,7 @@ void area_leave(struct pager *p, uintptr_t start, uintptr_t end)
 	for (unsigned i = 0; i < count; i++) {
 		struct pager_area part = unwipe(parts[i].start, parts[i].end);
 
-		kids_leave(p, part.start, part.end);
+		until_given(p, part.start, part.end, kids_leave);
 		make_plain(p, part.start, part.end);
 		(void)area_remove(p, part.start, part.end);
 	}
@@ -209,7 +232,8 @@ static void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
 		if (start >= a->start && start < a->end) {
 			struct pager_area whole = *a;
 
-			kids_leave(p, whole.start, whole.end);
+			if (kids_leave(p, whole.start, whole.end) < 0)
+				kids_lose(p, whole.start, whole.end);
 			area_left(p, whole.start, whole.end);
 			(void)area_remove(p, whole.start, whole.end);
 			make_plain(p, whole.start, start);
@@ -246,7 +270,8 @@ static void write_fault(struct pager *p, uintptr_t page)
 		(void)uffd_protect(p->uffd, page, sys_page_size(), 0);
 		return;
 	}
-	kids_give(p, r.start, r.end);
+	if (kids_give(p, r.start, r.end) < 0)	/* it faults again */
+		return;
 	area_dirty(p, r.start, r.end);
 	if (protect(p, r.start, r.end, 0) < 0)	/* of several mappings, say */
 		(void)protect(p, page, page + sys_page_size(), 0);
@@ -266,7 +291,8 @@ static void missing_fault(struct pager *p, const struct uffd_msg *m)
 			fault_let_grow(p, p->uffd, m);
 		return;
 	}
-	kids_give(p, r.start, r.end);
+	if (kids_give(p, r.start, r.end) < 0)
+		return;
 	area_dirty(p, r.start, r.end);
 	for (; r.start < r.end; r.start += done) {
 		int ret = uffd_zero(p->uffd, r.start, r.end - r.start, &done);
@@ -286,12 +312,10 @@ static void remapped(struct pager *p, const struct uffd_msg *m)
 	uintptr_t from = (uintptr_t)m->arg.remap.from, to = (uintptr_t)m->arg.remap.to;
 	size_t len = (size_t)m->arg.remap.len;
 
-	if (area_solid(p, from, from + len) != from + len)	/* its holes moved too */
+	if (!area_is_solid(p, from, from + len))	/* its holes moved too */
 		area_vacate(p, to, to + len);
-	if (p->shared->open)
+	if (p->shared->open || kids_moved(p, from, to, len) < 0)
 		kids_lose(p, from, from + len);
-	else
-		kids_moved(p, from, to, len);
 	area_left(p, from, from + len);
 	area_left(p, to, to + len);	/* a fork since the move wipes it there */
 	area_gone(p, from, from + len);
@@ -314,9 +338,9 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	const struct pager_area *a = &p->announced;
 
-	if (start < a->start || !a->end)
+	if (!p->prepared && (start < a->start || !a->end))
 		kids_lose(p, start, a->end && a->start < end ? a->start : end);
-	if (end > a->end && a->end)
+	if (!p->prepared && end > a->end && a->end)
 		kids_lose(p, start > a->end ? start : a->end, end);
 	if (p->shared->open && !settles(p))
 		area_left(p, start, end);
@@ -366,44 +390,50 @@ static int handle(struct pager *p, const struct uffd_msg *m)
 	return 0;
 }
 
-/* Is what can be read next no fault? A removal goes on when it has been read: whoever lacks
- * something gets all of it before. */
-static int event_comes(const struct pager *p)
+static int something_comes(const struct pager *p)
 {
 	struct pollfd poll = { p->uffd, POLLIN, 0 };
-	char text[64] = "";
 
-	if (sys_poll(&poll, 1, 0) <= 0)
-		return 0;
-	return sys_pread(p->fdinfo, text, sizeof(text) - 1, 0) <= 0 ||
-	       !strstr(text, "pending:\t") || strstr(text, "pending:\t0\n");
+	return sys_poll(&poll, 1, 0) > 0;
 }
 
+static int fault_comes(const struct pager *p)
+{
+	char text[64] = "";
+
+	return sys_pread(p->fdinfo, text, sizeof(text) - 1, 0) > 0 &&
+	       strstr(text, "pending:\t") && !strstr(text, "pending:\t0\n");
+}
+
+/* A removal goes on when it has been read: whoever lacks something gets all of it before, but
+ * for holes, of which a removal makes nothing else. So nothing is read that came after the
+ * look. */
 int parent_event(struct pager *p)
 {
+	int lack = !p->shared->open && !p->announced.end && kids_lack(p);
 	struct uffd_msg m;
 
-	if (!p->shared->open && !p->announced.end && kids_lack(p) && event_comes(p))
-		kids_complete(p);
-	if (!uffd_read(p->uffd, &m))
+	if (lack && !something_comes(p))
 		return 0;
-	(void)handle(p, &m);
-	return 1;
+	if (lack && !fault_comes(p)) {
+		kids_complete(p);
+		p->prepared = 1;
+	}
+	lack = uffd_read(p->uffd, &m);
+	if (lack)
+		(void)handle(p, &m);
+	p->prepared = 0;
+	return lack;
 }
 
 /* --- the window --------------------------------------------------------- */
 
-/* Missing pages first: what is filled while the rest is protected would not be. */
 static int open_window(struct pager *p)
 {
 	int ret = 0;
 
 	leave_growth(p);
-	each_area(a)
-		if (ret == 0)
-			ret = uffd_register(p->uffd, a->start, a->end - a->start, WP_MISSING);
-	if (ret == 0)
-		ret = area_rearm(p);
+	ret = area_rearm(p);
 	each_area(a)
 		if (ret == 0)
 			ret = sys_madvise(a->start, a->end - a->start, MADV_DOFORK);

@@ -49,7 +49,8 @@ struct kid {
 	int fd;			/* its userfaultfd; 0: none */
 	int suspect;		/* it was made by a call that the library did not see: its
 				 * memory may still be wiped at a fork of its own */
-	int gone;		/* some of it just now; where it went is told next */
+	int gone;		/* some of it is not where it was; where it went is told next */
+	uintptr_t wanted;	/* the page that it waits for; 0: it has got it */
 	int completing;		/* it gets all of it */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
 	struct tracks tracks;
@@ -91,12 +92,14 @@ struct pager {
 	int mem, pagemap, fdinfo;	/* /proc/self/mem, .../pagemap, .../fdinfo/uffd */
 	struct pager_area dirty[DIRTY];
 	unsigned dirty_count;
-	struct pager_area vacated[VACATED];	/* emptied once, so that holes may be there */
+	struct pager_area vacated[VACATED];	/* where holes may be */
 	unsigned vacated_count;
 	struct pager_area left[LEFT];	/* gone since the window opened: a child that is not
 					 * known yet may lack it */
 	unsigned left_count;
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
+	int prepared;			/* children have what is there, whatever is read next */
+	int arrived;			/* holes are no trace of a move that is not told yet */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
 	struct kid *newest;
@@ -106,6 +109,7 @@ struct pager {
 	struct tracks tracks;		/* of the program's writes */
 	struct pager_news news;
 	char bounce[65536];		/* a page, of any size */
+	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
 };
 
@@ -122,18 +126,19 @@ void kid_close(struct pager *p, struct kid *k);
  * nothing left to read. */
 void kid_events(struct pager *p, struct kid *k);
 
-/* Let every child have [start, end), which the program is about to change. */
-void kids_give(struct pager *p, uintptr_t start, uintptr_t end);
+/* Let every child have [start, end), which the program is about to change. -EAGAIN: some of
+ * it may have moved, of which the next event tells. */
+int kids_give(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* ... and forget that it was ever there; or do so with all that they lack. */
-void kids_leave(struct pager *p, uintptr_t start, uintptr_t end);
+int kids_leave(struct pager *p, uintptr_t start, uintptr_t end);
 void kids_complete(struct pager *p);
 
 /* What of [start, end) a child lacks is gone: it ends when it touches that. */
 void kids_lose(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* It lies at `to` now, write-protected still. */
-void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
+int kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
 
 /* Who lacks what is lost needs the pager as well, which ends it. */
 int kids_lack(const struct pager *p);
@@ -193,9 +198,9 @@ int area_cut(uintptr_t page, struct pager_area *range);
 /* It was written, and is to be protected again for the next fork. */
 void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
 
-/* It was emptied. How far from start on there is no hole; 0: the first page may be one. */
+/* It was emptied, or the kernel may take pages of it. Is there nothing of that in a range? */
 void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
-uintptr_t area_solid(const struct pager *p, uintptr_t start, uintptr_t end);
+int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end);
 
 /* It is gone, or emptied, while the window is open. */
 void area_left(struct pager *p, uintptr_t start, uintptr_t end);
@@ -204,6 +209,9 @@ void area_left(struct pager *p, uintptr_t start, uintptr_t end);
 
 int area_arm(struct pager *p, uintptr_t start, uintptr_t end);
 void area_leave(struct pager *p, uintptr_t start, uintptr_t end);
+
+/* Children have what they lack of it, or have lost it. */
+void area_give(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* What came from the program: one fault or event. 0: there was nothing. */
 int parent_event(struct pager *p);

@@ -63,11 +63,15 @@ static void question(struct pager *p)
 		return;
 	}
 	switch (p->op) {
+	case PAGER_ARM_LAZY:
+		area_vacate(p, p->start, p->end);
+		pager_answer(p, area_arm(p, p->start, p->end));
+		break;
 	case PAGER_ARM:
 		pager_answer(p, area_arm(p, p->start, p->end));
 		break;
 	case PAGER_GIVE:
-		kids_give(p, p->start, p->end);
+		area_give(p, p->start, p->end);
 		p->announced = (struct pager_area){ p->start, p->end };
 		pager_answer(p, 0);
 		break;

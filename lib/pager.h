@@ -67,6 +67,7 @@ int pager_is_inherited(void);
 enum pager_op {
 	PAGER_NOTHING,
 	PAGER_ARM,	/* protect a range: it is part of the next forks */
+	PAGER_ARM_LAZY,	/* ... of which the kernel may take pages, and tells nobody (MADV_FREE) */
 	PAGER_GIVE,	/* let children have it: it is about to be emptied */
 	PAGER_GIVEN,	/* it was */
 	PAGER_LEAVE,	/* the same, and it is plain memory again */

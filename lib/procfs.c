@@ -147,12 +147,15 @@ static int details(struct reader *r, struct procfs_smap *m)
 	char buf[256];
 
 	m->anonymous = 0;
+	m->lazy = 0;
 	m->special = 0;
 	while (text(r, buf, sizeof(buf)) >= 0) {
 		if (!strncmp(buf, "Anonymous:", 10))
 			m->anonymous += kib(buf + 10);
 		else if (!strncmp(buf, "Swap:", 5))
 			m->anonymous += kib(buf + 5);
+		else if (!strncmp(buf, "LazyFree:", 9))
+			m->lazy += kib(buf + 9);
 		if (strncmp(buf, "VmFlags: ", 9))
 			continue;
 		for (const char *f = buf + 9; f[0] && f[1]; f += f[2] ? 3 : 2)

@@ -25,6 +25,7 @@ struct procfs_map {
 struct procfs_smap {
 	struct procfs_map map;
 	uint64_t anonymous;	/* bytes of this process's own, in memory or swap */
+	uint64_t lazy;		/* of these, what the kernel may take (MADV_FREE) */
 	int special;		/* it is locked, never forked, wiped on fork, left out of
 				 * core files, of a userfaultfd, a stack, and so on */
 };

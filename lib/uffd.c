@@ -110,9 +110,10 @@ int uffd_memory_lives(int uffd)
 	return uffd_protect(uffd, sys_page_size(), sys_page_size(), 0) != -ESRCH;
 }
 
+/* ... and before it looks at the range, which no program can have, and takes a lock. */
 int uffd_memory_changes(int uffd)
 {
-	return uffd_protect(uffd, sys_page_size(), sys_page_size(), 0) == -EAGAIN;
+	return uffd_protect(uffd, 1, 1, 0) == -EAGAIN;
 }
 
 void uffd_wake(int uffd, uintptr_t start, size_t len)

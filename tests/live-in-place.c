@@ -42,8 +42,7 @@ static void nap(unsigned ms)
 	nanosleep(&ts, NULL);
 }
 
-/* Filled, and armed. */
-static void begin_with(size_t size)
+static void map_filled(size_t size)
 {
 	const struct cow_options o = { sizeof(o), MIB, COW_ENGINE_IN_PLACE, COW_HUGE_NEVER,
 				       COW_THAW_AUTO, COW_ADOPT_NEVER };
@@ -52,6 +51,12 @@ static void begin_with(size_t size)
 	area = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ck_assert_ptr_ne(area, MAP_FAILED);
 	fill(area, size, 1);
+}
+
+/* Filled, and armed. */
+static void begin_with(size_t size)
+{
+	map_filled(size);
 	ck_assert_int_eq(cow_adopt(area, size), 0);
 	ck_assert_int_eq(cow_region_state(area), COW_STATE_ARMED);
 }
@@ -165,12 +170,22 @@ static void go(int how)
 	case 6:
 		ck_assert_int_eq(cow_mprotect(area, SIZE, PROT_NONE), 0);
 		break;
+	case 7:
+		cut_moved = (void *)syscall(SYS_mremap, area, SIZE, SIZE, MREMAP_MAYMOVE |
+					    MREMAP_FIXED | MREMAP_DONTUNMAP, area + 4 * GIB);
+		ck_assert_ptr_eq(cut_moved, area + 4 * GIB);
+		ck_assert(is_zero(area, SIZE));
+		fill(cut_moved, SIZE, 7);
+		fill(area, SIZE, 8);
+		break;
 	default:
 		ck_assert_int_eq(cow_release(NULL, 0), 0);
 		fill(area, SIZE, 4);
 		break;
 	}
 }
+
+#define WAYS_TO_GO 9
 
 START_TEST(memory_goes)
 {
@@ -184,7 +199,8 @@ START_TEST(memory_goes)
 }
 END_TEST
 
-/* ... when it was emptied and filled again before the fork. */
+/* ... when it was emptied and filled again before the fork: what is a hole where it was is
+ * none where it went. */
 START_TEST(refilled_memory_goes)
 {
 	struct reader r;
@@ -195,6 +211,37 @@ START_TEST(refilled_memory_goes)
 	fill(area, SIZE, 1);
 	r = reader_start(sees_first, NULL);
 	go(_i);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
+static int sees_first_or_zero(void *arg)
+{
+	(void)arg;
+	for (size_t p = 0; p < PAGES; p++)
+		NEED(is_zero(area + p * PAGE, PAGE) || is_page_filled(area, p, 1));
+	return 0;
+}
+
+/* Given to the kernel before it was armed, which takes it, in or before a child's life. */
+START_TEST(kernel_takes_pages)
+{
+	struct reader r;
+
+	map_filled(SIZE);
+	ck_assert_int_eq(madvise(area, SIZE, MADV_FREE), 0);
+	ck_assert_int_eq(cow_adopt(area, SIZE), 0);
+	if (_i)
+		r = reader_start(sees_first_or_zero, NULL);
+	ck_assert_int_eq((int)syscall(SYS_madvise, area, SIZE, MADV_PAGEOUT), 0);
+	fprintf(stderr, "the kernel took %zu pages of %zu\n", PAGES - present_pages(area, SIZE),
+		PAGES);
+	if (!_i) {
+		fill(area, SIZE, 1);
+		r = reader_start(sees_first, NULL);
+		fill(area, SIZE, 2);
+	}
 	ck_assert_int_eq(reader_ask(&r), 0);
 	ck_assert_int_eq(reader_end(&r), 0);
 }
@@ -216,6 +263,7 @@ END_TEST
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102	/* Linux 6.13 */
+#define MADV_GUARD_REMOVE 103
 #endif
 
 static int sees_guarded(void *arg)
@@ -750,6 +798,45 @@ START_TEST(unreadable_piece)
 	ck_assert_int_ne(reader_ask(&r), 0);
 	ck_assert_int_eq(wait_for(r.pid), KILLED);
 	ck_assert_uint_eq(stats().pager_killed, 1);
+}
+END_TEST
+
+/* A guard that is no more has left a hole, of which nothing tells. */
+START_TEST(guard_that_was)
+{
+	struct reader r;
+
+	begin();
+	r = reader_start(sees_first, NULL);
+	if (syscall(SYS_madvise, area + 3 * PAGE, PAGE, MADV_GUARD_INSTALL) < 0) {
+		ck_assert_int_eq(errno, EINVAL);	/* an older kernel */
+		ck_assert_int_eq(reader_ask(&r), 0);
+		ck_assert_int_eq(reader_end(&r), 0);
+		return;
+	}
+	ck_assert_int_eq((int)syscall(SYS_madvise, area + 3 * PAGE, PAGE, MADV_GUARD_REMOVE), 0);
+	ck_assert_int_ne(reader_ask(&r), 0);
+	ck_assert_int_eq(wait_for(r.pid), KILLED);
+}
+END_TEST
+
+/* Emptied again by calls of its own, with a child that lacks the holes. */
+START_TEST(emptied_twice)
+{
+	struct reader r;
+
+	begin();
+	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+	for (int i = 0; i < 20; i++) {
+		ck_assert_int_eq((int)syscall(SYS_madvise, area, SIZE / 2, MADV_DONTNEED), 0);
+		if (i & 1)
+			fill(area, SIZE / 4, 3);
+		r = reader_start(sees_second_half, NULL);
+		ck_assert_int_eq((int)syscall(SYS_madvise, area, SIZE / 4, MADV_DONTNEED), 0);
+		ck_assert_int_eq(reader_ask(&r), 0);
+		ck_assert_int_eq(reader_end(&r), 0);
+	}
+	ck_assert_uint_eq(stats().pager_killed, 0);
 }
 END_TEST
 
@@ -1362,8 +1449,11 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, neither_sees_the_other);
 	tcase_add_test(sees, below_a_control_block);
 	tcase_add_test(sees, pager_is_jailed);
-	tcase_add_loop_test(sees, memory_goes, 0, 8);
-	tcase_add_loop_test(sees, refilled_memory_goes, 0, 8);
+	tcase_add_loop_test(sees, memory_goes, 0, WAYS_TO_GO);
+	tcase_add_loop_test(sees, refilled_memory_goes, 0, WAYS_TO_GO);
+	tcase_add_loop_test(sees, kernel_takes_pages, 0, 2);
+	tcase_add_test(sees, guard_that_was);
+	tcase_add_test(sees, emptied_twice);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);
 	tcase_add_loop_test(sees, memory_goes_in_part, 0, COUNT(lost_part));
