@@ -4,6 +4,10 @@
  * nothing but a SIGKILL from outside can do, the keeper holds them, and kills who touches a
  * page that nobody can serve any more.
  *
+ * It loses the pager by itself where that waits for a userfaultfd, which is its own. The pager
+ * looks before it copies, but memory may be moved in the midst of that (MREMAP_DONTUNMAP), and
+ * nobody tells where a guard was.
+ *
  * It shares no memory with the program: whatever is killed for that (by the OOM killer),
  * it is not, and whoever takes the program over has not taken over the keeper. So it also does
  * what the pager may not (pager-jail.c).
@@ -23,6 +27,7 @@
 #include "uffd.h"
 
 #define LOOK_MS 100
+#define STUCK_MS 500
 #define LARGE ((size_t)1 << 20)
 
 /* What the keeper is told at its start. */
@@ -72,6 +77,19 @@ static void let_program_go(struct pager_shared *s, uintptr_t bell_page)
 	uffd_let_go(s->bell, bell_page, sys_page_size());
 }
 
+/* Where it moved to, as the program is to know. */
+static void let_moved_go(struct pager_shared *s, const struct uffd_msg *m)
+{
+	struct pager_areas a = *areas_now(&s->areas);
+	uintptr_t to = (uintptr_t)m->arg.remap.to;
+
+	uffd_let_go(s->uffd, to, (size_t)m->arg.remap.len);
+	if (a.count == PAGER_AREAS)
+		return;
+	a.at[a.count++] = (struct pager_area){ to, to + (uintptr_t)m->arg.remap.len };
+	areas_set(&s->areas, &a);
+}
+
 static int add(struct pager_shared *s, int fd)
 {
 	for (unsigned i = 0; i < KIDS; i++)
@@ -89,10 +107,24 @@ static void look(struct pager_shared *s, int fd)
 	while (uffd_read(fd, &m)) {
 		if (m.event == UFFD_EVENT_FORK)
 			(void)add(s, (int)m.arg.fork.ufd);
+		if (m.event == UFFD_EVENT_REMAP && fd == s->uffd)
+			let_moved_go(s, &m);
 		if (m.event != UFFD_EVENT_PAGEFAULT || fd == s->uffd)
 			continue;
 		kid_kill((int)m.arg.pagefault.feat.ptid, "cowfork: the pager was lost, and a "
 			 "child that needs it is killed\n");
+	}
+}
+
+/* Whose fault the pager had read, and did not come to serve: they fault again. The top of what
+ * a process can have is told by no call, and a range that reaches beyond wakes nobody. */
+static void wake_all(int fd)
+{
+	const size_t page = sys_page_size();
+
+	for (unsigned bit = 20; bit < 63; bit++) {
+		uffd_wake(fd, (uintptr_t)1 << bit, (size_t)1 << bit);
+		uffd_wake(fd, (uintptr_t)1 << bit, ((size_t)1 << bit) - page);
 	}
 }
 
@@ -186,12 +218,17 @@ static void main_of_keeper(void *arg)
 	(void)procfs_maps(drop, p);
 	/* it may have ended by now, and another process have its number */
 	while (fds[0].fd >= 0 && sys_getppid() == p->self && !fds[0].revents)
-		if (sys_poll(fds, 2, -1) > 0 && fds[1].revents)
+		if (sys_poll(fds, 2, STUCK_MS) > 0 && fds[1].revents)
 			serve(&e);
+		else if (procfs_sleeps_in(p->self, "handle_userfault"))
+			sys_kill(p->self);
 	if (atomic_load(&s->done))
 		return;
 	atomic_store(&s->lost, 1);
 	let_program_go(s, bell_page);
+	for (unsigned i = 0; i < KIDS; i++)
+		if (s->kid_fd[i])
+			wake_all(s->kid_fd[i]);
 	watch(s);
 }
 

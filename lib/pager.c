@@ -357,7 +357,9 @@ int pager_end(enum cow_reason why)
 /* The keeper has let its memory go, or the kernel has with the last descriptor. */
 static int forget(struct pager *p)
 {
-	each_area(a) {
+	const struct pager_areas *all = areas_now(&p->shared->areas);	/* moved ones too */
+
+	for (const struct pager_area *a = all->at; a < all->at + all->count; a++) {
 		sys_madvise(a->start, a->end - a->start, MADV_KEEPONFORK);
 		sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
 	}

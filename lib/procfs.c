@@ -535,6 +535,18 @@ long procfs_call_of(int tid)
 	return c == ' ' ? (long)call : -ENOENT;
 }
 
+int procfs_sleeps_in(int tid, const char *function)
+{
+	int fd = procfs_open_of_thread(tid, "/wchan", O_RDONLY);
+	char where[64] = "";
+
+	if (fd < 0)
+		return 0;
+	(void)sys_read(fd, where, sizeof(where) - 1);
+	sys_close(fd);
+	return !strcmp(where, function);
+}
+
 int procfs_pid_of(int pidfd)
 {
 	char path[64];

@@ -57,6 +57,9 @@ int procfs_is_filtered(void);
 /* The system call in which a thread waits. -ENOENT: in none, -errno. */
 long procfs_call_of(int tid);
 
+/* Does it sleep in that function of the kernel's? As far as that may be known. */
+int procfs_sleeps_in(int tid, const char *function);
+
 /* /proc/TID and that name; a descriptor or -errno. For the pager too. */
 int procfs_open_of_thread(int tid, const char *name, int flags);
 

@@ -35,6 +35,8 @@
 
 static char *area;
 
+static pid_t child_named(const char *name);
+
 static void nap(unsigned ms)
 {
 	const struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
@@ -820,6 +822,71 @@ START_TEST(guard_that_was)
 }
 END_TEST
 
+/* ... not even the pager, where it serves that page alone: it waits for itself, and is lost. */
+START_TEST(pager_waits_for_itself)
+{
+	struct reader r;
+
+	begin();
+	r = reader_start(sees_guarded, NULL);
+	if (syscall(SYS_madvise, area + 3 * PAGE, PAGE, MADV_GUARD_INSTALL) == 0)
+		ck_assert_int_eq((int)syscall(SYS_madvise, area + 3 * PAGE, PAGE,
+					      MADV_GUARD_REMOVE), 0);
+	else
+		ck_assert_int_eq(kill(child_named("cowfork-pager"), SIGKILL), 0);
+	ck_assert_int_ne(reader_ask(&r), 0);
+	ck_assert_int_eq(wait_for(r.pid), KILLED);
+	fill(area, SIZE, 1);
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	ck_assert_uint_gt(stats().native[COW_REASON_PAGER], 0);
+}
+END_TEST
+
+static int moves_on;
+
+static void *moves(void *arg)
+{
+	(void)arg;
+	nap(2);
+	moves_on = (char *)syscall(SYS_mremap, area, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED |
+				   MREMAP_DONTUNMAP, area + 4 * GIB) == area + 4 * GIB;
+	fill(area + 4 * GIB, SIZE, 7);
+	return NULL;
+}
+
+static int reads_on(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < 20; i++)
+		NEED(sees_first(NULL) == 0);
+	return 0;
+}
+
+/* In the midst of a copy, or not: nobody waits for ever, or reads what it was not. */
+START_TEST(moves_while_served)
+{
+	struct reader r;
+	pthread_t thread;
+	int ret;
+
+	begin();
+	r = reader_start(reads_on, NULL);
+	ck_assert_int_eq(pthread_create(&thread, NULL, moves, NULL), 0);
+	ret = reader_ask(&r);
+	pthread_join(thread, NULL);
+	ck_assert(moves_on);
+	if (ret == 0)
+		ck_assert_int_eq(reader_end(&r), 0);
+	else
+		ck_assert_int_eq(wait_for(r.pid), KILLED);
+	fill(area, SIZE, 1);
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	area += 4 * GIB;
+	fill(area, SIZE, 1);
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+}
+END_TEST
+
 /* Emptied again by calls of its own, with a child that lacks the holes. */
 START_TEST(emptied_twice)
 {
@@ -1453,6 +1520,8 @@ static Suite *in_place_suite(void)
 	tcase_add_loop_test(sees, refilled_memory_goes, 0, WAYS_TO_GO);
 	tcase_add_loop_test(sees, kernel_takes_pages, 0, 2);
 	tcase_add_test(sees, guard_that_was);
+	tcase_add_test(killed, pager_waits_for_itself);
+	tcase_add_loop_test(killed, moves_while_served, 0, 8);
 	tcase_add_test(sees, emptied_twice);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);
