@@ -199,6 +199,8 @@ void kid_close(struct pager *p, struct kid *k)
 	sys_close(k->fd);
 	k->fd = 0;
 	p->kids--;
+	p->hurried -= (unsigned)k->hurries;
+	k->hurries = 0;
 	if (p->newest == k)
 		p->newest = NULL;
 	while (p->top && !p->kid[p->top - 1].fd)
@@ -228,15 +230,29 @@ static void open_as(const struct pager *p, struct kid *k, const struct kid *of)
 		range_lose_all(k);
 }
 
-/* The last place is for one that gets all that it lacks at once. */
+static struct kid *place(struct pager *p)
+{
+	for (struct kid *k = p->kid; k < p->kid + KIDS; k++)
+		if (!k->fd)
+			return k;
+	return NULL;
+}
+
+/* It may have lost all of it: so much is known without a place. */
+static struct kid *kid_without_place(struct pager *p, int fd)
+{
+	(void)sys_epoll_add(p->epoll, fd, FIRST_KID + KIDS + (uint64_t)fd);
+	if (p->placeless_count < PLACELESS)
+		p->placeless[p->placeless_count++] = fd;
+	return NULL;
+}
+
 struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 {
-	struct kid *k = p->kid;
+	struct kid *k = place(p);
 
-	while (k->fd && k < &p->kid[KIDS - 1])
-		k++;
-	if (k->fd)	/* ... and forks meanwhile: better it waits for ever than sees zeros */
-		return NULL;
+	if (!k)
+		return kid_without_place(p, fd);
 	memset(k, 0, offsetof(struct kid, open));
 	k->fd = fd;
 	open_as(p, k, of);
@@ -245,12 +261,10 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 	p->born++;
 	if (p->top <= (unsigned)(k - p->kid))
 		p->top = (unsigned)(k - p->kid) + 1;
-	if (sys_epoll_add(p->epoll, fd, FIRST_KID + (uint64_t)(k - p->kid)) == 0 &&
-	    k < &p->kid[KIDS - 1])
-		return k;
-	give(p, k, 0, UINTPTR_MAX, 0);
-	kid_close(p, k);
-	return NULL;
+	k->hurries = sys_epoll_add(p->epoll, fd, FIRST_KID + (uint64_t)(k - p->kid)) < 0 ||
+		     k >= p->kid + ROOM;
+	p->hurried += (unsigned)k->hurries;
+	return k;
 }
 
 /* --- what comes from them ----------------------------------------------- */
@@ -434,7 +448,7 @@ static void note(struct pager *p, struct kid *k)
 	}
 }
 
-void kid_events(struct pager *p, struct kid *k)
+static void kid_events(struct pager *p, struct kid *k)
 {
 	struct uffd_msg m;
 
@@ -444,6 +458,20 @@ void kid_events(struct pager *p, struct kid *k)
 		else
 			event(p, k, &m);
 		kid_wake(k);
+	}
+}
+
+static void end_placeless(struct pager *p, int fd)
+{
+	struct uffd_msg m;
+
+	while (uffd_read(fd, &m)) {
+		int tid = (int)m.arg.pagefault.feat.ptid;
+
+		if (m.event == UFFD_EVENT_FORK)
+			(void)kid_without_place(p, (int)m.arg.fork.ufd);
+		if (m.event == UFFD_EVENT_PAGEFAULT)
+			kill_of(p, LOST_UNREADABLE, tid);
 	}
 }
 
@@ -534,7 +562,44 @@ int kids_lack(const struct pager *p)
 
 void kids_sweep(struct pager *p)
 {
+	unsigned left = 0;
+
 	each_kid(p, k)
 		if (!uffd_memory_lives(k->fd))
 			kid_close(p, k);
+	for (unsigned i = 0; i < p->placeless_count; i++)
+		if (uffd_memory_lives(p->placeless[i]))
+			p->placeless[left++] = p->placeless[i];
+		else
+			sys_close(p->placeless[i]);
+	p->placeless_count = left;
+}
+
+/* Not in the midst of serving, or places would change hands there. */
+static void make_room(struct pager *p)
+{
+	if (p->kids > ROOM && p->swept != p->born) {
+		p->swept = p->born;
+		kids_sweep(p);
+	}
+	if (!p->hurried)
+		return;
+	each_kid(p, k) {
+		if (!k->hurries)
+			continue;
+		k->hurries = 0;
+		p->hurried--;
+		complete(p, k);
+		if (k->fd && !k->count)
+			kid_close(p, k);
+	}
+}
+
+void kid_comes(struct pager *p, uint64_t number)
+{
+	if (number >= FIRST_KID + KIDS)
+		end_placeless(p, (int)(number - FIRST_KID - KIDS));
+	else if (p->kid[number - FIRST_KID].fd)
+		kid_events(p, &p->kid[number - FIRST_KID]);
+	make_room(p);
 }

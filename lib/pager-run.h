@@ -17,6 +17,8 @@
 #define FIRST_KID 3u		/* of what an epoll tells: below are the program's faults, the
 				 * bell, and the program's end */
 #define KIDS 1024u		/* that may be incomplete at a time */
+#define ROOM 768u		/* ... before who comes gets all that it lacks */
+#define PLACELESS 1024u
 #define KID_RANGES 4096u
 #define MANY_RANGES 256u	/* with which a child gets all that it lacks */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
@@ -52,6 +54,7 @@ struct kid {
 	int gone;		/* some of it is not where it was; where it went is told next */
 	uintptr_t wanted;	/* the page that it waits for; 0: it has got it */
 	int completing;		/* it gets all of it */
+	int hurries;		/* ... as soon as there is time */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
 	struct tracks tracks;
 	unsigned count;
@@ -102,6 +105,9 @@ struct pager {
 	int arrived;			/* holes are no trace of a move that is not told yet */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
+	unsigned hurried, swept;	/* how many hurry; born at the last look for who ended */
+	int placeless[PLACELESS];	/* descriptors of those for whom there was no place */
+	unsigned placeless_count;
 	struct kid *newest;
 	uintptr_t waiting[WAITING];	/* pages of writers, in the window */
 	unsigned waiting_count;
@@ -117,14 +123,15 @@ enum { PAGER_BEGINS, PAGER_RUNS, PAGER_FAILED };
 
 /* --- pager-kids.c: who lacks what --------------------------------------- */
 
-/* Of a child of the program (NULL), or a child's. NULL: no room, and it is to be killed
- * when it needs something. */
+/* Of a child of the program (NULL), or a child's. NULL: no room, and it is killed when it
+ * needs something. Its descriptor is not closed as long as it lacks what it should have, for
+ * then the kernel makes zeros of that. */
 struct kid *kid_new(struct pager *p, int fd, const struct kid *of);
 void kid_close(struct pager *p, struct kid *k);
 
-/* What came from a child: serve it, or note what it did with its memory. Until there is
- * nothing left to read. */
-void kid_events(struct pager *p, struct kid *k);
+/* Something came from a child, by the number that its descriptor was added to the epoll
+ * with: serve it, or note what it did with its memory. Until there is nothing left to read. */
+void kid_comes(struct pager *p, uint64_t number);
 
 /* Let every child have [start, end), which the program is about to change. -EAGAIN: some of
  * it may have moved, of which the next event tells. */

@@ -117,8 +117,8 @@ static void serve(struct pager *p, uint64_t data)
 		question(p);
 	else if (data == 2)
 		forget_program(p);
-	else if (p->kid[data - FIRST_KID].fd)
-		kid_events(p, &p->kid[data - FIRST_KID]);
+	else
+		kid_comes(p, data);
 	if (data != 1)
 		atomic_fetch_add(&p->news.ns, sys_now_ns() - start);
 }

@@ -1504,6 +1504,55 @@ START_TEST(more_children_than_fit)
 }
 END_TEST
 
+/* More grandchildren than there is room for; with an argument none of them can have half of the
+ * memory any more. */
+enum { TOO_MANY = 1200 };
+
+static int has_many(void *arg)
+{
+	static pid_t pid[TOO_MANY];
+	int fd[2], good = 0, ended = 0, n = 0;
+	char b;
+
+	NEED(pipe(fd) == 0 && freopen("/dev/null", "w", stderr));
+	while (n < TOO_MANY && (pid[n] = raw_fork()) > 0)
+		n++;
+	if (n < TOO_MANY && pid[n] == 0) {
+		close(fd[1]);
+		(void)!read(fd[0], &b, 1);
+		_exit(is_page_filled(area, (size_t)n % (PAGES / 2), 1) ? 0 : 1);
+	}
+	close(fd[1]);
+	for (int i = 0; i < n; i++) {
+		int ret = wait_for(pid[i]);
+
+		good += ret == 0;
+		ended += ret == KILLED;
+	}
+	return n >= TOO_MANY / 2 && good + ended == n && (arg ? !good : good >= n / 2) ? 0 : 1;
+}
+
+START_TEST(more_have_lost_than_fit)
+{
+	struct reader r;
+
+	begin();
+	r = reader_start(has_many, area);
+	ck_assert_int_eq((int)syscall(SYS_munmap, area, SIZE / 2), 0);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
+/* Those that come last get all that they lack at once. */
+START_TEST(more_grandchildren_than_fit)
+{
+	begin();
+	ck_assert_int_eq(in_child(has_many, NULL), 0);
+	ck_assert_uint_eq(stats().pager_killed, 0);
+}
+END_TEST
+
 static Suite *in_place_suite(void)
 {
 	Suite *s = suite_create("in-place");
@@ -1553,6 +1602,8 @@ static Suite *in_place_suite(void)
 	tcase_add_test(killed, exec_instead_of_fork);
 	tcase_add_test(many, writers_and_generations);
 	tcase_add_test(many, more_children_than_fit);
+	tcase_add_test(many, more_have_lost_than_fit);
+	tcase_add_test(many, more_grandchildren_than_fit);
 	tcase_add_test(many, armed_while_unmapped);
 	tcase_add_test(many, list_changes);
 	tcase_add_test(many, slow_fork);
