@@ -160,6 +160,14 @@ void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m);
 /* How much to serve around a fault at page; within one table. */
 struct pager_area track_range(struct tracks *t, uintptr_t page);
 
+/* --- pager-copy.c: how a child gets pages -------------------------------- */
+
+#define NO_MEMORY_MS 1		/* when it is short */
+
+/* Copy up to `len` bytes; how far it came, or -EAGAIN: the child's events come first;
+ * -ESRCH: it has ended. What of it cannot be had is noted with the child. */
+long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len);
+
 /* --- pager-ranges.c: what a child lacks ---------------------------------- */
 
 /* Why it cannot be had any more; 0: it can. */
