@@ -205,23 +205,44 @@ static void give_up(enum cow_reason why)
 	adopt_when_given_back(bytes * 4);
 }
 
-/* A child has what it lacked when the pager answers, unless there is no memory. */
-void in_place_part(void)
+/* A child has what it lacked when the pager answers, unless there is no memory. What it
+ * lacks and nobody can give any more keeps the pager here: it is asked again at each fork. */
+static void part(void)
 {
-	uint64_t bytes;
+	int again = process.life->pager.reason != 0, ret;
+	uint64_t bytes = in_place_bytes();
 
-	if (!process.life->pager.it || process_borrowed())
+	if (!process.life->pager.it)
 		return;
+	ret = pager_end(COW_REASON_PRIVILEGES);
+	if (again || ret == -EPIPE)
+		return;
+	log_line(ret < 0 ? COW_LOG_WARN : COW_LOG_INFO, "in place: %s%s",
+		 cow_reason_string(COW_REASON_PRIVILEGES),
+		 ret < 0 ? "; it stays until a child has ended that cannot be served" : "");
+	process_native(COW_REASON_PRIVILEGES);
+	process.life->stats.adopt_reason = COW_REASON_PRIVILEGES;
+	adopt_when_given_back(bytes);
+}
+
+int in_place_part(void)
+{
+	int error = errno;
+
+	if (!in_place_wanted() || process_borrowed())
+		return 0;
 	process_lock();
-	bytes = in_place_bytes();
-	if (process.life->pager.it && pager_end(COW_REASON_PRIVILEGES) == 0) {
-		log_line(COW_LOG_INFO, "in place: %s",
-			 cow_reason_string(COW_REASON_PRIVILEGES));
-		process_native(COW_REASON_PRIVILEGES);
-		process.life->stats.adopt_reason = COW_REASON_PRIVILEGES;
-		adopt_when_given_back(bytes);
-	}
+	part();
+	atomic_fetch_add(&process.life->parting, 1);
 	process_unlock();
+	errno = error;
+	return 1;
+}
+
+void in_place_parted(int parting)
+{
+	if (parting)
+		atomic_fetch_sub(&process.life->parting, 1);
 }
 
 static void count_from_here(void)
@@ -235,6 +256,8 @@ int in_place_open(void)
 {
 	int ret;
 
+	if (process.life->pager.reason)
+		part();
 	if (!in_place_bytes())
 		return 0;
 	if (memory_may_be_pinned()) {	/* a device does not wait */

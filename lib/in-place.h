@@ -32,10 +32,13 @@ int in_place_open(void);
 void in_place_close(void);
 void in_place_child(void);	/* no lock */
 
-/* The program is about to give up privileges, or to enter namespaces or a sandbox, where the
- * pager cannot follow: it ends, and for that reason there is none from now on. Takes the
- * lock. */
-void in_place_part(void);
+/* Around a call by which the program gives up privileges, or enters namespaces or a sandbox,
+ * where the pager cannot follow: it ends, and for that reason there is none from now on; none
+ * begins before in_place_parted(), which gets what in_place_part() gave. The first takes the
+ * lock and lets it go, since setuid(2) and its kin wait for all threads; neither changes
+ * errno. */
+int in_place_part(void);
+void in_place_parted(int parting);
 
 /* Is a byte of it armed? Without the lock. */
 int in_place_at(uintptr_t start, size_t len);

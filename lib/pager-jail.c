@@ -1,9 +1,11 @@
 /*
- * What the pager can still do once it runs: its job. It shares memory with the program, so
- * whoever takes over the program can make it do anything that it may. So it may read and
- * write what it has open, ask of userfaultfds, give advice on memory, and kill; it opens no
- * file (the keeper does, which shares no memory), makes no process and becomes no other, and
- * of the capabilities keeps that to kill children that have changed their user.
+ * What pager and keeper can still do once they run: their job. The pager shares memory with
+ * the program, so whoever takes over the program can make it do anything that it may. So it
+ * may read and write what it has open, ask of userfaultfds, and give advice on memory; it
+ * opens no file, kills nobody but the keeper, makes no process, becomes no other, and has no
+ * capability. The keeper, which shares no memory, may open files for reading, take a
+ * descriptor of a process that it may trace, and kill; it keeps the capabilities for that,
+ * since children change their user.
  *
  * Anything else fails with EPERM, rather than end the process with a core file, for which
  * older kernels end all that share its memory (fs/coredump.c before 5.16). The filter is
@@ -13,6 +15,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
@@ -34,42 +37,52 @@
 #endif
 
 /* An argument may be asked for, where there is a mask. */
-static const struct {
+struct allowed {
 	unsigned nr, arg, mask, value;
-} allowed[] = {
-	{ SYS_read, 0, 0, 0 },
-	{ SYS_ioctl, 1, 0xff00, UFFDIO << 8 },
-	{ SYS_epoll_pwait, 0, 0, 0 },
-	{ SYS_pread64, 0, 0, 0 },
-	{ SYS_madvise, 0, 0, 0 },
-	{ SYS_ppoll, 0, 0, 0 },
-	{ SYS_mincore, 0, 0, 0 },
-	{ SYS_write, 0, 0, 0 },
-	{ SYS_close, 0, 0, 0 },
-	{ SYS_epoll_ctl, 0, 0, 0 },
-	{ SYS_clock_gettime, 0, 0, 0 },	/* where the vDSO cannot tell */
-	{ SYS_getppid, 0, 0, 0 },
-	{ SYS_unshare, 0, ~0u, CLONE_VM },	/* a question, see sys_alone_in_mm() */
-	{ SYS_kill, 1, ~0u, SIGKILL },
-	{ SYS_futex, 0, 0, 0 },
-	{ SYS_restart_syscall, 0, 0, 0 },
-	{ SYS_exit, 0, 0, 0 },
-	{ SYS_exit_group, 0, 0, 0 },
+	int who;
+};
+
+enum { PAGER = 1, KEEPER = 2, BOTH = 3 };
+
+static const struct allowed allowed[] = {
+	{ SYS_read, 0, 0, 0, BOTH },
+	{ SYS_ioctl, 1, 0xff00, UFFDIO << 8, BOTH },
+	{ SYS_epoll_pwait, 0, 0, 0, PAGER },
+	{ SYS_pread64, 0, 0, 0, BOTH },
+	{ SYS_madvise, 0, 0, 0, PAGER },
+	{ SYS_ppoll, 0, 0, 0, BOTH },
+	{ SYS_mincore, 0, 0, 0, PAGER },
+	{ SYS_write, 0, 0, 0, BOTH },
+	{ SYS_close, 0, 0, 0, BOTH },
+	{ SYS_epoll_ctl, 0, 0, 0, PAGER },
+	{ SYS_clock_gettime, 0, 0, 0, BOTH },	/* where the vDSO cannot tell */
+	{ SYS_getppid, 0, 0, 0, BOTH },
+	{ SYS_unshare, 0, ~0u, CLONE_VM, PAGER },	/* a question, see sys_alone_in_mm() */
+	{ SYS_kill, 1, ~0u, SIGKILL, BOTH },
+	{ SYS_wait4, 0, 0, 0, PAGER },
+	{ SYS_openat, 2, ~0u, O_RDONLY | O_CLOEXEC, KEEPER },
+	{ SYS_pidfd_open, 0, 0, 0, KEEPER },
+	{ SYS_pidfd_getfd, 0, 0, 0, KEEPER },
+	{ SYS_futex, 0, 0, 0, PAGER },
+	{ SYS_restart_syscall, 0, 0, 0, BOTH },
+	{ SYS_exit, 0, 0, 0, BOTH },
+	{ SYS_exit_group, 0, 0, 0, BOTH },
 };
 
 enum { ALLOWED = sizeof(allowed) / sizeof(*allowed) };
 
-static void drop_capabilities(void)
+static int keep_capabilities(uint32_t kept_ones)
 {
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct kept[2];
+	int ret = sys_capget(&header, kept);
 
-	if (sys_capget(&header, kept) < 0)
-		return;
-	kept[0].effective = kept[0].permitted &= 1u << CAP_KILL;
+	if (ret < 0)
+		return ret;
+	kept[0].effective = kept[0].permitted &= kept_ones;
 	kept[1].effective = kept[1].permitted = 0;
 	kept[0].inheritable = kept[1].inheritable = 0;
-	(void)sys_capset(&header, kept);
+	return sys_capset(&header, kept);
 }
 
 #ifdef ARCH
@@ -79,26 +92,26 @@ static void drop_capabilities(void)
 
 /* Of the lower half: what is in the upper one of these is refused by the kernel, or not
  * looked at. */
-static struct sock_filter *allow(struct sock_filter *at, unsigned i)
+static struct sock_filter *allow(struct sock_filter *at, const struct allowed *a)
 {
-	if (!allowed[i].mask) {
-		*at++ = (struct sock_filter)UNLESS(allowed[i].nr, 1);
+	if (!a->mask) {
+		*at++ = (struct sock_filter)UNLESS(a->nr, 1);
 		*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ALLOW);
 		return at;
 	}
-	*at++ = (struct sock_filter)UNLESS(allowed[i].nr, 5);
+	*at++ = (struct sock_filter)UNLESS(a->nr, 5);
 	*at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
 					     (uint32_t)(offsetof(struct seccomp_data, args) +
-							8 * allowed[i].arg));
-	*at++ = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, allowed[i].mask);
-	*at++ = (struct sock_filter)UNLESS(allowed[i].value, 1);
+							8 * a->arg));
+	*at++ = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, a->mask);
+	*at++ = (struct sock_filter)UNLESS(a->value, 1);
 	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ALLOW);
 	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ERRNO | EPERM);
 	return at;
 }
 
 /* The x32 calls of x86-64 have numbers of their own, which are not in the list. */
-static void filter(void)
+static int filter(int who)
 {
 	struct sock_filter program[4 + 6 * ALLOWED], *at = program;
 	struct sock_fprog all;
@@ -107,20 +120,34 @@ static void filter(void)
 	*at++ = (struct sock_filter)UNLESS(ARCH, 0);
 	*at++ = (struct sock_filter)LOAD(nr);
 	for (unsigned i = 0; i < ALLOWED; i++)
-		at = allow(at, i);
+		if (allowed[i].who & who)
+			at = allow(at, &allowed[i]);
 	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ERRNO | EPERM);
 	program[1].jf = (uint8_t)(at - program - 3);	/* to the last */
 	all = (struct sock_fprog){ (unsigned short)(at - program), program };
-	(void)sys_filter(&all);
+	return sys_filter(&all);
 }
 #else
-static void filter(void)
+static int filter(int who)
 {
+	(void)who;
+	return 0;
 }
 #endif
 
-void pager_jail(void)
+static int jail(int who, uint32_t capabilities)
 {
-	drop_capabilities();
-	filter();
+	int ret = keep_capabilities(capabilities);
+
+	return ret < 0 ? ret : filter(who);
+}
+
+int jail_pager(void)
+{
+	return jail(PAGER, 0);
+}
+
+int jail_keeper(void)
+{
+	return jail(KEEPER, 1u << CAP_KILL | 1u << CAP_SYS_PTRACE);
 }

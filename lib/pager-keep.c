@@ -10,7 +10,12 @@
  *
  * It shares no memory with the program: whatever is killed for that (by the OOM killer),
  * it is not, and whoever takes the program over has not taken over the keeper. So it also does
- * what the pager may not (pager-jail.c).
+ * what the pager may not (pager-jail.c): look at other processes, and end them.
+ *
+ * The kernel tells who faults by a number that holds in the PID namespace of whom it tells
+ * (fs/userfaultfd.c, userfault_msg). So the page is poisoned first, and killed is only whose
+ * page table shows that, at that very moment; a child that is not found gets the SIGBUS of the
+ * poison.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -33,37 +38,82 @@
 /* What the keeper is told at its start. */
 struct ends {
 	struct pager *pager;
+	int of_pager;		/* a pidfd */
 	int asked, say;		/* its ends of the pipes */
 };
 
-/* By its own descriptor: neither pager nor keeper holds one of the program's, which somebody
- * may wait for to be closed. */
-static void kid_kill(int tid, const char *last_words)
-{
-	int fd = procfs_open_of_thread(tid, "/fd/2",
-				       O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY);
+static const char pager_lost[] =
+	"cowfork: the pager was lost, and a child that needs it is killed\n";
+static const char unmapped[] = "cowfork: a child is killed that needs memory which its parent "
+			       "unmapped by a system call of its own\n";
+static const char unreadable[] = "cowfork: a child is killed that needs memory of its parent's "
+				 "which cannot be read\n";
 
-	if (fd >= 0) {
-		(void)sys_write(fd, last_words, strlen(last_words));
-		sys_close(fd);
-	}
-	sys_kill(tid);
+/* --- to end a child -------------------------------------------------------- */
+
+/* By its own descriptor, with what that may do: neither pager nor keeper holds one of the
+ * program's, which somebody may wait for to be closed. Nobody reads there just now: no words. */
+static void last_words(int pid, const char *words)
+{
+	int pidfd = sys_pidfd_open(pid);
+	struct pollfd fd = { pidfd < 0 ? -1 : sys_pidfd_getfd(pidfd, 2), POLLOUT, 0 };
+
+	if (fd.fd >= 0 && sys_poll(&fd, 1, 0) > 0 && fd.revents & POLLOUT)
+		(void)sys_write(fd.fd, words, strlen(words));
+	if (fd.fd >= 0)
+		sys_close(fd.fd);
+	if (pidfd >= 0)
+		sys_close(pidfd);
 }
+
+/* Who has this memory, and this number, and lacks that page. A child with another number is
+ * not killed: it gets SIGBUS, or, before Linux 6.6, waits. */
+static void end_child(int uffd, int tid, uintptr_t page, const char *words)
+{
+	int map = procfs_open_of_thread(tid, "/pagemap", O_RDONLY);
+	int was_empty = procfs_has_entry(map, page) == 0;
+	size_t done;
+	int ret = uffd_poison(uffd, page, sys_page_size(), &done), is_it;
+	int wake = ret == 0 || ret == -EEXIST || ret == -EAGAIN;
+
+	if (ret == 0)
+		is_it = was_empty && procfs_has_entry(map, page) == 1;
+	else
+		is_it = !wake && procfs_sleeps_in(tid, "handle_userfault");
+	if (is_it) {
+		last_words(procfs_process_of(tid), words);
+		sys_kill(tid);
+	}
+	if (map >= 0)
+		sys_close(map);
+	if (wake)
+		uffd_wake(uffd, page, sys_page_size());
+}
+
+/* --- when the pager is lost ------------------------------------------------ */
 
 static int is_in(const struct procfs_map *m, uintptr_t at)
 {
 	return at >= m->start && at < m->end;
 }
 
+/* The library's variables, where it is part of a program. */
+static char in_bss, in_data = 1;
+
+static int is_needed(const struct pager *p, const struct procfs_map *m)
+{
+	return is_in(m, (uintptr_t)__builtin_frame_address(0)) || is_in(m, (uintptr_t)p) ||
+	       is_in(m, (uintptr_t)p->shared) || is_in(m, (uintptr_t)&in_bss) ||
+	       is_in(m, (uintptr_t)&in_data);
+}
+
 /* What it has of the program's memory is a copy that nobody needs; and where a store looks
  * for descendants, it is none. */
 static int drop(void *arg, const struct procfs_map *m)
 {
-	const struct pager *p = arg;
 	int large = m->end - m->start >= LARGE && (!m->ino || m->prot & PROT_WRITE);
 
-	if ((large || m->shared) && !is_in(m, (uintptr_t)__builtin_frame_address(0)) &&
-	    !is_in(m, (uintptr_t)p) && !is_in(m, (uintptr_t)p->shared))
+	if ((large || m->shared) && !is_needed(arg, m))
 		sys_munmap(m->start, m->end - m->start);
 	return 0;
 }
@@ -111,8 +161,9 @@ static void look(struct pager_shared *s, int fd)
 			let_moved_go(s, &m);
 		if (m.event != UFFD_EVENT_PAGEFAULT || fd == s->uffd)
 			continue;
-		kid_kill((int)m.arg.pagefault.feat.ptid, "cowfork: the pager was lost, and a "
-			 "child that needs it is killed\n");
+		end_child(fd, (int)m.arg.pagefault.feat.ptid,
+			  (uintptr_t)m.arg.pagefault.address & ~(sys_page_size() - 1),
+			  pager_lost);
 	}
 }
 
@@ -159,7 +210,8 @@ static void watch(struct pager_shared *s)
 /* --- what the pager asks ------------------------------------------------- */
 
 struct question {
-	int op, tid;
+	int op, tid, uffd;
+	uintptr_t page;
 };
 
 static long reply(const struct question *q)
@@ -168,42 +220,50 @@ static long reply(const struct question *q)
 	case KEEPER_CALL_OF:
 		return procfs_call_of(q->tid);
 	case KEEPER_KILL_UNMAPPED:
-		kid_kill(q->tid, "cowfork: a child is killed that needs memory which its parent "
-				 "unmapped by a system call of its own\n");
+		end_child(q->uffd, q->tid, q->page, unmapped);
 		return 0;
 	case KEEPER_KILL_UNREADABLE:
-		kid_kill(q->tid, "cowfork: a child is killed that needs memory of its parent's "
-				 "which cannot be read\n");
+		end_child(q->uffd, q->tid, q->page, unreadable);
+		return 0;
+	case KEEPER_LEAVE:
 		return 0;
 	default:
 		return -EINVAL;
 	}
 }
 
-static void serve(const struct ends *e)
+/* 0: no more of it. */
+static int serve(const struct ends *e)
 {
 	struct question q;
 	long said;
 
 	if (sys_read(e->asked, &q, sizeof(q)) != (long)sizeof(q))
-		return;
+		return 1;
 	said = reply(&q);
 	(void)sys_write(e->say, &said, sizeof(said));
+	return q.op != KEEPER_LEAVE;
 }
 
-long keeper_ask(const struct pager *p, enum keeper_op op, int tid)
+static long hear(const struct pager *p)
 {
-	const struct question q = { (int)op, tid };
 	struct pollfd fds[] = { { p->said, POLLIN, 0 }, { p->keeper, POLLIN, 0 } };
 	long said;
 
-	if (p->keeper < 0 || sys_write(p->ask, &q, sizeof(q)) != (long)sizeof(q))
-		return -EPIPE;
 	while (sys_poll(fds, 2, -1) < 0)
 		;
 	if (!fds[0].revents || sys_read(p->said, &said, sizeof(said)) != (long)sizeof(said))
 		return -EPIPE;
 	return said;
+}
+
+long keeper_ask(const struct pager *p, enum keeper_op op, int tid, int uffd, uintptr_t page)
+{
+	const struct question q = { (int)op, tid, uffd, page };
+
+	if (p->keeper < 0 || sys_write(p->ask, &q, sizeof(q)) != (long)sizeof(q))
+		return -EPIPE;
+	return hear(p);
 }
 
 static void main_of_keeper(void *arg)
@@ -212,18 +272,23 @@ static void main_of_keeper(void *arg)
 	struct pager *p = e.pager;
 	struct pager_shared *s = p->shared;
 	uintptr_t bell_page = p->bell_page;
-	struct pollfd fds[] = { { sys_pidfd_open(p->self), POLLIN, 0 }, { e.asked, POLLIN, 0 } };
+	struct pollfd fds[] = { { e.of_pager, POLLIN, 0 }, { e.asked, POLLIN, 0 } };
+	long jailed;
 
 	sys_name_thread("cowfork-keeper");
 	(void)procfs_maps(drop, p);
-	/* it may have ended by now, and another process have its number */
-	while (fds[0].fd >= 0 && sys_getppid() == p->self && !fds[0].revents)
-		if (sys_poll(fds, 2, STUCK_MS) > 0 && fds[1].revents)
-			serve(&e);
-		else if (procfs_sleeps_in(p->self, "handle_userfault"))
-			sys_kill(p->self);
-	if (atomic_load(&s->done))
+	jailed = jail_keeper();
+	(void)sys_write(e.say, &jailed, sizeof(jailed));
+	if (jailed < 0)
 		return;
+	/* it may have ended by now, and another process have its number */
+	while (sys_getppid() == p->self && !fds[0].revents) {
+		if (sys_poll(fds, 2, STUCK_MS) == 0 &&
+		    procfs_sleeps_in(p->self, "handle_userfault"))
+			sys_kill(p->self);
+		if (fds[1].revents && !serve(&e))
+			return;
+	}
 	atomic_store(&s->lost, 1);
 	let_program_go(s, bell_page);
 	for (unsigned i = 0; i < KIDS; i++)
@@ -236,20 +301,35 @@ static void main_of_keeper(void *arg)
 int keeper_start(struct pager *p)
 {
 	uintptr_t mine = p->bell_page + sys_page_size();
-	size_t len = p->bytes - sys_page_size();
-	int there[2], back[2], ret = sys_pipe(there);
+	size_t len = p->bytes - sys_page_size(), shared = sys_whole_pages(sizeof(*p->shared));
+	int there[2], back[2], of_pager = sys_pidfd_open(p->self), ret = sys_pipe(there);
 	struct ends e;
 
 	if (ret == 0)
 		ret = sys_pipe(back);
-	if (ret < 0)
-		return ret;
+	if (ret < 0 || of_pager < 0)
+		return ret < 0 ? ret : of_pager;
 	p->ask = there[1];
 	p->said = back[0];
-	e = (struct ends){ p, there[0], back[1] };
+	e = (struct ends){ p, of_pager, there[0], back[1] };
 	sys_madvise(mine, len, MADV_DOFORK);
+	sys_madvise((uintptr_t)p->shared, shared, MADV_DOFORK);
 	ret = sys_fork_with_files(main_of_keeper, &e);
+	sys_madvise((uintptr_t)p->shared, shared, MADV_DONTFORK);
 	sys_madvise(mine, len, MADV_DONTFORK);
-	p->keeper = ret < 0 ? ret : sys_pidfd_open(ret);
-	return ret < 0 ? ret : 0;
+	if (ret < 0)
+		return ret;
+	p->keeper_pid = ret;
+	p->keeper = sys_pidfd_open(ret);
+	return p->keeper < 0 ? p->keeper : (int)hear(p);
+}
+
+/* So that it is nobody else's child when it ends. */
+void keeper_end(struct pager *p)
+{
+	if (!p->keeper_pid)
+		return;
+	if (keeper_ask(p, KEEPER_LEAVE, 0, 0, 0) < 0)
+		sys_kill(p->keeper_pid);
+	(void)sys_probe_reap(p->keeper_pid);
 }

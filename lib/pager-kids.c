@@ -190,17 +190,21 @@ void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m)
 {
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
 
-	if (keeper_ask(p, KEEPER_CALL_OF, (int)m->arg.pagefault.feat.ptid) == SYS_mremap)
+	if (keeper_ask(p, KEEPER_CALL_OF, (int)m->arg.pagefault.feat.ptid, 0, 0) == SYS_mremap)
 		uffd_let_go(fd, page, sys_page_size());
 }
 
-/* Without the keeper it dies without a word. */
-static void kill_of(struct pager *p, unsigned lost, int tid)
+/* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. */
+static void kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg *m)
 {
+	enum keeper_op why = lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED : KEEPER_KILL_UNREADABLE;
+	size_t size = sys_page_size(), done;
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
+
 	atomic_fetch_add(&p->news.killed, 1);
-	if (keeper_ask(p, lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED
-					       : KEEPER_KILL_UNREADABLE, tid) < 0)
-		sys_kill(tid);
+	if (keeper_ask(p, why, (int)m->arg.pagefault.feat.ptid, fd, page) < 0 &&
+	    uffd_poison(fd, page, size, &done) == 0)
+		uffd_wake(fd, page, size);
 }
 
 static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
@@ -222,8 +226,8 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	if (k->fd && ret == -EAGAIN)
 		fault_let_grow(p, k->fd, m);
 	if (k->fd && !is_there && range_open(k, page, page + size, &part) && range_lost(&part))
-		kill_of(p, range_lost(&part), (int)m->arg.pagefault.feat.ptid);
-	if (k->fd && k->wanted)		/* who gets a page is woken by that */
+		kill_of(p, k->fd, range_lost(&part), m);
+	else if (k->fd && k->wanted)		/* who gets a page is woken by that */
 		uffd_wake(k->fd, page, size);
 }
 
@@ -340,12 +344,10 @@ static void end_placeless(struct pager *p, int fd)
 	struct uffd_msg m;
 
 	while (uffd_read(fd, &m)) {
-		int tid = (int)m.arg.pagefault.feat.ptid;
-
 		if (m.event == UFFD_EVENT_FORK)
 			(void)kid_without_place(p, (int)m.arg.fork.ufd);
 		if (m.event == UFFD_EVENT_PAGEFAULT)
-			kill_of(p, LOST_UNREADABLE, tid);
+			kill_of(p, fd, LOST_UNREADABLE, &m);
 	}
 }
 
@@ -424,6 +426,44 @@ void kids_lose(struct pager *p, uintptr_t start, uintptr_t end)
 	each_kid(p, k)
 		while (range_by_source(k, start, end, &part))
 			range_lose(k, part.start, part.end, LOST_UNMAPPED);
+}
+
+static int lost_range(const struct kid *k, struct kid_range *ret_range)
+{
+	for (unsigned i = 0; i < k->count; i++)
+		if (range_lost(&k->open[i])) {
+			*ret_range = k->open[i];
+			return 1;
+		}
+	return 0;
+}
+
+/* Some of it, or -errno. */
+static int poison(struct pager *p, struct kid *k, const struct kid_range *r)
+{
+	size_t done;
+	int ret = uffd_poison(k->fd, r->start, r->end - r->start, &done);
+
+	if (ret == -EEXIST && !done)
+		done = sys_page_size();
+	if (done) {
+		uffd_wake(k->fd, r->start, done);
+		range_close(k, r->start, r->start + done);
+	} else if (ret == -EAGAIN) {
+		note(p, k);
+	} else {
+		return ret;
+	}
+	return 0;
+}
+
+void kids_poison(struct pager *p)
+{
+	struct kid_range r;
+
+	each_kid(p, k)
+		while (k->fd && lost_range(k, &r) && poison(p, k, &r) == 0)
+			;
 }
 
 int kids_lack(const struct pager *p)

@@ -64,10 +64,9 @@ struct kid {
 	} open[KID_RANGES];
 };
 
-/* Shared with children and the keeper, which read it when the pager is lost. */
+/* Shared with the keeper; children can read it. */
 struct pager_shared {
 	atomic_int lost;
-	atomic_int done;		/* it ended because nobody needs it */
 	atomic_int open;		/* a child may be made that nobody knows */
 	struct pager_lists areas;
 	_Atomic(int) uffd, bell;
@@ -85,13 +84,15 @@ struct pager {
 	uintptr_t bell_page;
 	/* its life */
 	atomic_uint state;		/* PAGER_BEGINS and so on; waited for */
-	int why;			/* -errno, when it could not begin */
+	enum cow_reason why;		/* it could not begin */
+	int ends;			/* it is needed no more */
 	int pid, self, parent;		/* pid: as the program knows it */
 	size_t bytes;			/* of its memory, from the bell on */
 	/* what it alone knows */
 	struct pager_shared *shared;
 	int uffd, bell, epoll, pidfd;
 	int ask, said, keeper;		/* ends of pipes to the keeper and from it; its pidfd */
+	int keeper_pid;
 	int mem, pagemap, fdinfo;	/* /proc/self/mem, .../pagemap, .../fdinfo/uffd */
 	struct pager_area dirty[DIRTY];
 	unsigned dirty_count;
@@ -146,6 +147,9 @@ void kids_lose(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* It lies at `to` now, write-protected still. */
 int kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
+
+/* What is lost is poisoned, so that nobody needs the pager for that. */
+void kids_poison(struct pager *p);
 
 /* Who lacks what is lost needs the pager as well, which ends it. */
 int kids_lack(const struct pager *p);
@@ -240,22 +244,25 @@ void pager_answer(struct pager *p, int answer);
 
 /* --- pager-keep.c ------------------------------------------------------- */
 
-/* What the pager has done by the keeper, for it may open no file itself. */
+/* What the pager has done by the keeper, for it may neither open a file nor kill. */
 enum keeper_op {
 	KEEPER_CALL_OF,		/* the system call that a thread is in, or -errno */
-	KEEPER_KILL_UNMAPPED,	/* end its process, and say why on its standard error */
-	KEEPER_KILL_UNREADABLE,
+	KEEPER_KILL_UNMAPPED,	/* end its process, which lacks a page of a userfaultfd's, and */
+	KEEPER_KILL_UNREADABLE,	/* ... say why on its standard error */
+	KEEPER_LEAVE,		/* (for keeper_end() alone) */
 };
 
 /* Make the keeper. 0, -errno. */
 int keeper_start(struct pager *p);
+void keeper_end(struct pager *p);
 
 /* -EPIPE: it is no more. */
-long keeper_ask(const struct pager *p, enum keeper_op op, int tid);
+long keeper_ask(const struct pager *p, enum keeper_op op, int tid, int uffd, uintptr_t page);
 
 /* --- pager-jail.c ------------------------------------------------------- */
 
-/* From now on the calling task can do nothing but a pager's job. */
-void pager_jail(void);
+/* From now on the calling task can do nothing but its job. 0, -errno: it is not locked in. */
+int jail_pager(void);
+int jail_keeper(void);
 
 #endif

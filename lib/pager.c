@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
+#include <sys/resource.h>
 
 #include "compat.h"
 #include "cowfork.h"
@@ -29,11 +29,17 @@
 #define IDLE_MS 1000			/* has the program become another by execve(2)? */
 #define BUDGET 64u			/* of its faults before children have a turn */
 #define BEGIN_NS 100000000u
+#define END_MS 2000
 #define OWN_FILES 24u			/* more than pager and keeper open for themselves */
 
 int pager_ever;
 static const struct pager_areas none;
-static struct pager_shared *shared;	/* of the process's own pager, or its parent's */
+static const struct pager_shared *seen;	/* of the process's own pager, or its parent's */
+
+static size_t shared_size(void)
+{
+	return sys_whole_pages(sizeof(struct pager_shared));
+}
 
 /* In memory: the bell, the stack, thread-local storage, struct pager. */
 static size_t block_size(void)
@@ -87,7 +93,10 @@ static void question(struct pager *p)
 		break;
 	case PAGER_END:
 		area_leave(p, 0, UINTPTR_MAX);
-		pager_answer(p, kids_lack(p) ? -EBUSY : 0);
+		kids_sweep(p);
+		kids_poison(p);
+		p->ends = !kids_lack(p);
+		pager_answer(p, p->ends ? 0 : -EBUSY);
 		break;
 	case PAGER_OPEN:
 		window(p);
@@ -142,8 +151,7 @@ static void run(struct pager *p)
 		n = sys_epoll_wait(p->epoll, events, 16, IDLE_MS);
 		for (int i = 0; i < n; i++)
 			serve(p, events[i].data.u64);
-	} while ((n > 0 && lives == (p->pidfd >= 0)) || is_needed(p));
-	atomic_store(&p->shared->done, 1);
+	} while (!p->ends && ((n > 0 && lives == (p->pidfd >= 0)) || is_needed(p)));
 }
 
 /* Of a descriptor below 10. No snprintf(3): it looks at thread-local storage. */
@@ -207,55 +215,86 @@ static int main_of_pager(void *arg)
 	sys_hurry();	/* whoever faults waits for it */
 	sys_new_session();
 	sys_go_to_root();
-	p->why = open_all(p);
-	if (!p->why)	/* before there is anything of which the kernel would tell */
-		p->why = keeper_start(p);
-	if (!p->why)
-		pager_jail();
+	if (open_all(p) < 0)
+		p->why = COW_REASON_UFFD;
+	/* before there is anything of which the kernel would tell */
+	else if (keeper_start(p) < 0 || jail_pager() < 0)
+		p->why = COW_REASON_THREAD;
 	atomic_store(&p->state, p->why ? PAGER_FAILED : PAGER_RUNS);
 	sys_futex_wake(&p->state);
 	if (!p->why)
 		run(p);
+	keeper_end(p);
 	sys_exit(0);
 }
 
 /* --- the program's side ------------------------------------------------- */
 
-static void undo(struct pager *p)
+static void unmap(uintptr_t start, size_t len)
 {
-	uintptr_t block = p->bell_page;
-	int pid = p->pid;
-
-	if (pid > 0)
-		(void)sys_probe_reap(pid);
-	sys_munmap((uintptr_t)p->shared, sys_whole_pages(sizeof(*p->shared)));
-	sys_munmap(block, block_size());
-	shared = NULL;
+	if (start)
+		sys_munmap(start, len);
 }
 
-/* Nothing of this is in a child, but for what is shared. */
+/* It ends by itself, or is killed: not by the program, whose user may be another by now. Where
+ * it does not, its memory stays. */
+static void undo(struct pager *p)
+{
+	struct pager_shared *shared = p->shared;
+
+	if (p->pid > 0 && !sys_reap_within(p->pid, END_MS))
+		return;
+	unmap(p->bell_page, block_size());
+	unmap((uintptr_t)shared, shared_size());
+	unmap((uintptr_t)seen, shared_size());
+	seen = NULL;
+}
+
+static uintptr_t map_shared(int fd, int prot)
+{
+	long p = sys_mmap(0, shared_size(), prot, MAP_SHARED, fd, 0);
+
+	return sys_failed(p) ? 0 : (uintptr_t)p;
+}
+
+/* Children can read it, and never write: the seal takes even the right to ask for that. */
+static void make_shared(struct pager *p)
+{
+	struct rlimit limit;
+	int fd = -EFBIG;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur >= shared_size())
+		fd = sys_memfd("cowfork-pager");
+	if (fd < 0)
+		return;
+	if (sys_ftruncate(fd, (off_t)shared_size()) == 0) {
+		p->shared = (struct pager_shared *)map_shared(fd, PROT_READ | PROT_WRITE);
+		if (sys_seal(fd, F_SEAL_FUTURE_WRITE) == 0)
+			seen = (const struct pager_shared *)map_shared(fd, PROT_READ);
+	}
+	sys_close(fd);
+}
+
+/* Nothing of this is in a child, but for what it may see. */
 static struct pager *make(void)
 {
-	size_t len = sys_whole_pages(sizeof(struct pager_shared));
 	long block = sys_mmap(0, block_size(), PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	long both = sys_mmap(0, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct pager *p;
 
-	if (sys_failed(block) || sys_failed(both)) {
-		if (!sys_failed(block))
-			sys_munmap((uintptr_t)block, block_size());
-		if (!sys_failed(both))
-			sys_munmap((uintptr_t)both, len);
+	if (sys_failed(block))
 		return NULL;
-	}
 	sys_madvise((uintptr_t)block, block_size(), MADV_DONTFORK);
 	sys_madvise((uintptr_t)block, block_size(), MADV_DONTDUMP);
 	p = (struct pager *)((uintptr_t)block + sys_page_size() + STACK_SIZE + TLS_SIZE);
 	p->bell_page = (uintptr_t)block;
 	p->bytes = block_size();
-	p->shared = shared = (struct pager_shared *)both;
-	return p;
+	make_shared(p);
+	if (seen && p->shared &&
+	    sys_madvise((uintptr_t)p->shared, shared_size(), MADV_DONTFORK) == 0)
+		return p;
+	undo(p);
+	return NULL;
 }
 
 /* A compiler's stack protector, and nothing else, reads what this points at. */
@@ -305,6 +344,8 @@ int pager_start(void)
 		return 0;
 	if (pager_why_not())
 		return mine->reason;
+	if (process.life->parting)
+		return COW_REASON_PRIVILEGES;
 	p = make();
 	if (!p)
 		return COW_REASON_ADDRESS;
@@ -313,10 +354,9 @@ int pager_start(void)
 	p->pid = clone(main_of_pager, (void *)((uintptr_t)p - TLS_SIZE),
 		       CLONE_VM | CLONE_SETTLS, p, NULL, fake_tls(p), NULL);
 	if (p->pid < 0 || !has_begun(p)) {
-		int why = p->pid < 0 ? COW_REASON_THREAD : COW_REASON_UFFD;
-
+		mine->reason = p->pid > 0 && p->why ? (int)p->why : COW_REASON_THREAD;
 		undo(p);
-		return mine->reason = why;
+		return mine->reason;
 	}
 	mine->it = p;
 	mine->news = &p->news;
@@ -344,13 +384,13 @@ int pager_end(enum cow_reason why)
 	struct pager *p = process.life->pager.it;
 	int ret = pager_ask(PAGER_END, 0, 0);
 
+	if (ret != -EPIPE)
+		process.life->pager.reason = (int)why;
 	if (ret < 0)
 		return ret;
 	pager_count(&process.life->stats, &p->news);	/* it stays */
-	atomic_store(&p->shared->done, 1);	/* for the keeper */
-	sys_probe_kill(p->pid);
+	process.life->pager = (struct pager_of_life){ .reason = (int)why };
 	undo(p);
-	process.life->pager = (struct pager_of_life){ .reason = why };
 	return 0;
 }
 
@@ -370,8 +410,8 @@ static int forget(struct pager *p)
 	process_native(COW_REASON_PAGER);
 	pager_count(&process.life->stats, &p->news);	/* it stays */
 	sys_probe_kill(p->pid);
-	(void)sys_probe_reap(p->pid);
-	sys_munmap(p->bell_page, block_size());
+	if (sys_reap_within(p->pid, END_MS))	/* what children see stays */
+		unmap(p->bell_page, block_size());
 	return -EPIPE;
 }
 
@@ -412,11 +452,11 @@ IN_CHILD void pager_in_child(void)
 	static const char last[] = "cowfork: the pager was lost while a child was made, which "
 				   "ends\n";
 
-	if (!shared || !areas_now(&pager_lists)->count)
+	if (!seen || !areas_now(&pager_lists)->count)
 		return;
 	each_area(a)
 		sys_madvise(a->start, a->end - a->start, MADV_KEEPONFORK);
-	if (!atomic_load(&shared->lost) || !atomic_load(&shared->open))
+	if (!atomic_load(&seen->lost) || !atomic_load(&seen->open))
 		return;
 	(void)sys_write(2, last, sizeof(last) - 1);
 	sys_probe_kill(sys_getpid());

@@ -90,7 +90,8 @@ struct pager;
 struct pager_of_life {
 	struct pager *it;
 	const struct pager_news *news;
-	int reason;		/* enum cow_reason: why none can be had */
+	int reason;		/* enum cow_reason: why none can be had, or why this one is to
+				 * end as soon as no child needs it */
 	uint64_t lost;		/* how many were */
 };
 
@@ -108,7 +109,7 @@ int pager_start(void);
 int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end);
 
 /* All of it becomes plain memory, and the pager ends: for that reason there is none from now
- * on. 0; -EBUSY: a child needs it still; -EPIPE. */
+ * on. 0; -EBUSY: a child needs it still, and it arms nothing more; -EPIPE. */
 int pager_end(enum cow_reason why);
 
 /* Is the window open that PAGER_OPEN opened? */

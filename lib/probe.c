@@ -26,10 +26,8 @@ static int readable(const char *path)
 
 static int has_memfd(void)
 {
-	int fd = sys_memfd_create("cowfork-probe", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+	int fd = sys_memfd("cowfork-probe");
 
-	if (fd == -EINVAL)
-		fd = sys_memfd_create("cowfork-probe", MFD_CLOEXEC);
 	if (fd < 0)
 		return 0;
 	sys_close(fd);
@@ -50,7 +48,7 @@ static void probe_lease(struct cow_facilities *f)
 static int has_collapse(void)
 {
 	size_t len = 2 * TABLE_SIZE;
-	int fd = sys_memfd_create("cowfork-probe", MFD_CLOEXEC), ret = -1;
+	int fd = sys_memfd("cowfork-probe"), ret = -1;
 	uintptr_t at;
 	long p;
 

@@ -63,6 +63,7 @@ struct life {
 	int pins;
 	struct mover mover;
 	struct pager_of_life pager;
+	atomic_uint parting;		/* threads that change the program's privileges */
 	struct in_place_meter {	/* since the last look at what serving costs */
 		uint64_t forks, ns;
 	} in_place;

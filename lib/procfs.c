@@ -265,6 +265,15 @@ static off_t entry_at(uintptr_t addr)
 	return (off_t)(addr / sys_page_size() * sizeof(uint64_t));
 }
 
+int procfs_has_entry(int pagemap, uintptr_t addr)
+{
+	uint64_t entry;
+
+	if (sys_pread(pagemap, &entry, sizeof(entry), entry_at(addr)) != sizeof(entry))
+		return -EIO;
+	return (entry & (PM_PRESENT | PM_SWAP)) != 0;
+}
+
 int procfs_exclusive(uintptr_t addr)
 {
 	uint64_t entry = 0;
@@ -545,6 +554,18 @@ int procfs_sleeps_in(int tid, const char *function)
 	(void)sys_read(fd, where, sizeof(where) - 1);
 	sys_close(fd);
 	return !strcmp(where, function);
+}
+
+int procfs_process_of(int tid)
+{
+	struct reader r = { .fd = procfs_open_of_thread(tid, "/status", O_RDONLY) };
+	int pid;
+
+	if (r.fd < 0)
+		return 0;
+	pid = (int)field(&r, "\nTgid:", 10);
+	sys_close(r.fd);
+	return pid;
 }
 
 int procfs_pid_of(int pidfd)

@@ -63,6 +63,12 @@ int procfs_sleeps_in(int tid, const char *function);
 /* /proc/TID and that name; a descriptor or -errno. For the pager too. */
 int procfs_open_of_thread(int tid, const char *name, int flags);
 
+/* Is there something in a page table's entry? Of an open /proc/PID/pagemap. 1, 0, -errno. */
+int procfs_has_entry(int pagemap, uintptr_t addr);
+
+/* The process of a thread; 0: there is none. */
+int procfs_process_of(int tid);
+
 /* The process that a pidfd stands for; 0 for another descriptor, -errno. */
 int procfs_pid_of(int pidfd);
 

@@ -179,6 +179,20 @@ int sys_memfd_create(const char *name, unsigned flags)
 	return (int)CALL(SYS_memfd_create, name, flags);
 }
 
+int sys_memfd(const char *name)
+{
+	int fd = sys_memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+
+	if (fd == -EINVAL)	/* before Linux 6.3 */
+		fd = sys_memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	return fd;
+}
+
+int sys_seal(int fd, int seals)
+{
+	return (int)CALL(SYS_fcntl, fd, F_ADD_SEALS, seals);
+}
+
 int sys_ftruncate(int fd, off_t size)
 {
 	return (int)CALL(SYS_ftruncate, fd, size);
@@ -354,6 +368,11 @@ int sys_pidfd_open(int pid)
 	return (int)CALL(SYS_pidfd_open, pid, 0);
 }
 
+int sys_pidfd_getfd(int pidfd, int fd)
+{
+	return (int)CALL(SYS_pidfd_getfd, pidfd, fd, 0);
+}
+
 int sys_pipe(int ret_ends[2])
 {
 	return (int)CALL(SYS_pipe2, ret_ends, O_CLOEXEC);
@@ -496,6 +515,17 @@ int sys_probe_reap(int pid)
 	while (CALL(SYS_wait4, pid, &status, __WALL, NULL) == -EINTR)
 		;
 	return status;
+}
+
+int sys_reap_within(int pid, int ms)
+{
+	uint64_t end = sys_now_ns() + (uint64_t)ms * 1000000u;
+	int ret;
+
+	while ((ret = (int)CALL(SYS_wait4, pid, NULL, WNOHANG | __WALL, NULL)) == 0 &&
+	       sys_now_ns() < end)
+		sys_poll(NULL, 0, 1);
+	return ret != 0;
 }
 
 int sys_probe_start(void)

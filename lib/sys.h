@@ -39,6 +39,8 @@ int sys_munlock(uintptr_t addr, size_t len);
 int sys_mlockall(int flags);
 int sys_munlockall(void);
 int sys_memfd_create(const char *name, unsigned flags);
+int sys_memfd(const char *name);	/* closed on exec; not to be run, and it can be sealed */
+int sys_seal(int fd, int seals);
 int sys_ftruncate(int fd, off_t size);
 int sys_open(const char *path, int flags);
 int sys_open_at(int dir, const char *name, int flags);
@@ -88,6 +90,7 @@ int sys_probe_start(void);
 void sys_probe_kill(int pid);
 void sys_probe_wait(int pid);	/* until it has ended; it is to be reaped still */
 int sys_probe_reap(int pid);	/* the same, and reap it; as wait(2) tells it */
+int sys_reap_within(int pid, int ms);	/* 0: it has not ended by then */
 
 /* Run fn in such a child, and wait. 0 when it ended by itself. */
 int sys_try(void (*fn)(void));
@@ -106,6 +109,7 @@ int sys_epoll_wait(int epoll, struct epoll_event *events, int max, int timeout_m
 struct pollfd;
 int sys_poll(struct pollfd *fds, unsigned count, int timeout_ms);
 int sys_pidfd_open(int pid);
+int sys_pidfd_getfd(int pidfd, int fd);
 int sys_pipe(int ret_ends[2]);		/* close-on-exec */
 void sys_kill(int pid);			/* SIGKILL, for a pid or the process of a thread id */
 void sys_new_session(void);

@@ -98,6 +98,17 @@ int uffd_zero(int uffd, uintptr_t start, size_t len, size_t *ret_done)
 	return ret;
 }
 
+int uffd_poison(int uffd, uintptr_t start, size_t len, size_t *ret_done)
+{
+	struct uffdio_poison p = {
+		.range = { start, len }, .mode = UFFDIO_POISON_MODE_DONTWAKE,
+	};
+	int ret = sys_ioctl(uffd, UFFDIO_POISON, &p);
+
+	*ret_done = p.updated > 0 ? (size_t)p.updated : 0;
+	return ret;
+}
+
 int uffd_read(int uffd, struct uffd_msg *ret_msg)
 {
 	return sys_read(uffd, ret_msg, sizeof(*ret_msg)) == (long)sizeof(*ret_msg);

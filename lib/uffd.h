@@ -38,6 +38,10 @@ int uffd_protect(int uffd, uintptr_t start, size_t len, int on);
 int uffd_copy(int uffd, uintptr_t to, uintptr_t from, size_t len, size_t *ret_done);
 int uffd_zero(int uffd, uintptr_t start, size_t len, size_t *ret_done);
 
+/* Whoever touches missing pages there gets SIGBUS from now on, and a system call EFAULT; who
+ * waits is not woken. -EEXIST: the first is there. Linux 6.6; before, -EINVAL or -ENOTTY. */
+int uffd_poison(int uffd, uintptr_t start, size_t len, size_t *ret_done);
+
 /* 1, or 0 when there is nothing to read. */
 struct uffd_msg;
 int uffd_read(int uffd, struct uffd_msg *ret_msg);

@@ -69,21 +69,26 @@ INTERPOSED int setrlimit(__rlimit_resource_t resource, const struct rlimit *new)
 INTERPOSED int prctl(int option, ...)
 {
 	unsigned long arg[4];
+	int parting = 0, ret;
 	va_list args;
 
 	va_start(args, option);
 	for (int i = 0; i < 4; i++)
 		arg[i] = va_arg(args, unsigned long);
 	va_end(args);
+	if (option == PR_CAPBSET_DROP || option == PR_SET_SECUREBITS)
+		parting = in_place_part();
 	if ((option == PR_SET_NO_NEW_PRIVS || option == PR_SET_SECCOMP) &&
 	    !process_borrowed()) {
 		mover_stop();	/* a filter may be for its system calls too */
-		in_place_part();
+		parting = in_place_part();
 		process_lock();
 		if (!process.native_for_good)
 			process.native_for_good = COW_REASON_SANDBOX;
 		(void)freeze_retire();
 		process_unlock();
 	}
-	return (int)syscall(SYS_prctl, option, arg[0], arg[1], arg[2], arg[3]);
+	ret = (int)syscall(SYS_prctl, option, arg[0], arg[1], arg[2], arg[3]);
+	in_place_parted(parting);
+	return ret;
 }

@@ -46,6 +46,8 @@ const struct real *preload_real(void)
 	BIND(setregid, "setregid");
 	BIND(setresuid, "setresuid");
 	BIND(setresgid, "setresgid");
+	BIND(setfsuid, "setfsuid");
+	BIND(setfsgid, "setfsgid");
 	BIND(setgroups, "setgroups");
 	BIND(initgroups, "initgroups");
 	BIND(capset, "capset");

@@ -46,6 +46,8 @@ struct real {
 	int (*setregid)(gid_t rgid, gid_t egid);
 	int (*setresuid)(uid_t ruid, uid_t euid, uid_t suid);
 	int (*setresgid)(gid_t rgid, gid_t egid, gid_t sgid);
+	int (*setfsuid)(uid_t uid);
+	int (*setfsgid)(gid_t gid);
 	int (*setgroups)(size_t count, const gid_t *groups);
 	int (*initgroups)(const char *user, gid_t group);
 	int (*capset)(cap_user_header_t header, const cap_user_data_t data);

@@ -6,7 +6,6 @@
  * SPDX-License-Identifier: MIT
  */
 #include <check.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -34,8 +33,6 @@
 #define CRASHED (128 + SIGSEGV)
 
 static char *area;
-
-static pid_t child_named(const char *name);
 
 static void nap(unsigned ms)
 {
@@ -412,63 +409,6 @@ END_TEST
 
 /* --- who is killed ------------------------------------------------------- */
 
-static pid_t child_named(const char *name)
-{
-	DIR *dir = opendir("/proc");
-	struct dirent *d;
-	pid_t found = 0;
-
-	ck_assert_ptr_nonnull(dir);
-	while (!found && (d = readdir(dir))) {
-		char path[300], line[512];
-		int pid = atoi(d->d_name), parent = 0;
-		char comm[64] = "";
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/proc/%s/stat", d->d_name);
-		f = pid ? fopen(path, "r") : NULL;
-		if (f && fgets(line, sizeof(line), f))
-			(void)!sscanf(line, "%*d (%63[^)]) %*c %d", comm, &parent);
-		if (f)
-			fclose(f);
-		if (!strcmp(comm, name) && parent == getpid())
-			found = pid;
-	}
-	closedir(dir);
-	return found;
-}
-
-static unsigned long long status_of(pid_t pid, const char *name)
-{
-	char path[64], line[200];
-	unsigned long long value = ~0ull;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-	f = fopen(path, "r");
-	ck_assert_ptr_nonnull(f);
-	while (fgets(line, sizeof(line), f))
-		if (!strncmp(line, name, strlen(name)))
-			value = strtoull(line + strlen(name), NULL, 16);
-	fclose(f);
-	return value;
-}
-
-/* Who takes the program over can make the pager do what it may, but no more. */
-START_TEST(pager_is_jailed)
-{
-	pid_t pager;
-
-	begin();
-	pager = child_named("cowfork-pager");
-	ck_assert_int_gt(pager, 0);
-	ck_assert_uint_eq(status_of(pager, "Seccomp:"), 2);	/* a filter */
-	ck_assert_uint_eq(status_of(pager, "NoNewPrivs:"), 1);
-	ck_assert_uint_eq(status_of(pager, "CapEff:") & ~(1ull << 5), 0);	/* CAP_KILL */
-	ck_assert_uint_eq(status_of(pager, "CapPrm:") & ~(1ull << 5), 0);
-}
-END_TEST
-
 START_TEST(pager_is_killed)
 {
 	struct reader lacks, has;
@@ -478,7 +418,7 @@ START_TEST(pager_is_killed)
 	has = reader_start(sees_first, NULL);
 	ck_assert_int_eq(reader_ask(&has), 0);
 	lacks = reader_start(sees_first, NULL);
-	pager = child_named("cowfork-pager");
+	pager = support_child("cowfork-pager");
 	ck_assert_int_gt(pager, 0);
 	ck_assert_int_eq(kill(pager, SIGKILL), 0);
 	ck_assert_int_ne(reader_ask(&lacks), 0);
@@ -586,7 +526,7 @@ START_TEST(nobody_stays)
 	pid = fork();
 	if (pid == 0) {
 		begin();
-		pager = child_named("cowfork-pager");
+		pager = support_child("cowfork-pager");
 		(void)!write(fd[1], &pager, sizeof(pager));
 		end_of_parent(_i);
 	}
@@ -833,7 +773,7 @@ START_TEST(pager_waits_for_itself)
 		ck_assert_int_eq((int)syscall(SYS_madvise, area + 3 * PAGE, PAGE,
 					      MADV_GUARD_REMOVE), 0);
 	else
-		ck_assert_int_eq(kill(child_named("cowfork-pager"), SIGKILL), 0);
+		ck_assert_int_eq(kill(support_child("cowfork-pager"), SIGKILL), 0);
 	ck_assert_int_ne(reader_ask(&r), 0);
 	ck_assert_int_eq(wait_for(r.pid), KILLED);
 	fill(area, SIZE, 1);
@@ -989,7 +929,7 @@ START_TEST(forks_without_pager)
 	r = reader_start(only_forks, NULL);
 	ck_assert_int_eq(reader_ask(&r), 0);
 	fill(area, SIZE, 2);
-	ck_assert_int_eq(kill(child_named("cowfork-pager"), SIGKILL), 0);
+	ck_assert_int_eq(kill(support_child("cowfork-pager"), SIGKILL), 0);
 	nap(100);
 	ck_assert_int_eq(reader_ask(&r), 0);
 	ck_assert_int_eq(reader_end(&r), 0);
@@ -1204,7 +1144,7 @@ START_TEST(exec_instead_of_fork)
 	pid = fork();
 	if (pid == 0) {
 		begin();
-		pager = child_named("cowfork-pager");
+		pager = support_child("cowfork-pager");
 		(void)!write(fd[1], &pager, sizeof(pager));
 		(void)!cow_fork_enter();
 		execv("/bin/sleep", argv);
@@ -1564,7 +1504,6 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, child_begins_empty);
 	tcase_add_test(sees, neither_sees_the_other);
 	tcase_add_test(sees, below_a_control_block);
-	tcase_add_test(sees, pager_is_jailed);
 	tcase_add_loop_test(sees, memory_goes, 0, WAYS_TO_GO);
 	tcase_add_loop_test(sees, refilled_memory_goes, 0, WAYS_TO_GO);
 	tcase_add_loop_test(sees, kernel_takes_pages, 0, 2);

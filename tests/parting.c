@@ -3,8 +3,9 @@
  * nothing of the library. A child lives meanwhile that has not yet touched what it shares
  * with its parent.
  *
- * Use: parting PAGERS uid|caps|nnp|filter|chroot|newuser
- * PAGERS: how many of the library's processes there must be before; none afterwards.
+ * Use: parting PAGERS uid|caps|nnp|filter|chroot|newuser|fsuid|bound|files
+ * PAGERS: how many of the library's processes there must be before; none afterwards, but for
+ * files.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -157,12 +159,29 @@ static int part_newuser(void)
 	return unshare(CLONE_NEWUSER) && errno != EPERM && errno != ENOSPC && errno != ENOSYS;
 }
 
+static int part_fsuid(void)
+{
+	return setfsuid(NOBODY) < 0;
+}
+
+static int part_bound(void)
+{
+	return prctl(PR_CAPBSET_DROP, (unsigned long)CAP_SYS_TIME, 0UL, 0UL, 0UL);
+}
+
+/* Nothing is given up by that: the engine goes on. */
+static int part_files(void)
+{
+	return unshare(CLONE_FILES | CLONE_FS);
+}
+
 static const struct way {
 	const char *name;
 	int (*part)(void);
 } ways[] = {
 	{ "uid", part_uid }, { "caps", part_caps }, { "nnp", part_nnp },
 	{ "filter", part_filter }, { "chroot", part_chroot }, { "newuser", part_newuser },
+	{ "fsuid", part_fsuid }, { "bound", part_bound }, { "files", part_files },
 };
 
 int main(int argc, char **argv)
@@ -182,7 +201,7 @@ int main(int argc, char **argv)
 	NEED(pagers() == atoi(argv[1]));
 	NEED(way->part() == 0);
 	if (way->part != part_chroot)
-		NEED(pagers() == 0);
+		NEED(pagers() == (way->part == part_files ? atoi(argv[1]) : 0));
 	fill(2);
 	second = start(2);
 	fill(3);

@@ -322,6 +322,32 @@ static long field_of(const char *path, const char *field)
 	return text ? atol(text + strlen(name)) : -1;
 }
 
+pid_t support_child(const char *name)
+{
+	DIR *dir = opendir("/proc");
+	struct dirent *d;
+	pid_t found = 0;
+
+	while (dir && !found && (d = readdir(dir))) {
+		char path[300], line[512];
+		int pid = atoi(d->d_name), parent = 0;
+		char comm[64] = "";
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/%s/stat", d->d_name);
+		f = pid ? fopen(path, "r") : NULL;
+		if (f && fgets(line, sizeof(line), f))
+			(void)!sscanf(line, "%*d (%63[^)]) %*c %d", comm, &parent);
+		if (f)
+			fclose(f);
+		if (!strcmp(comm, name) && parent == getpid())
+			found = pid;
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
 long status_kib(const char *field)
 {
 	return field_of("/proc/self/status", field);

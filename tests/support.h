@@ -78,6 +78,7 @@ int store_descriptors(void);		/* in /proc/self/fd */
 long status_kib(const char *field);	/* "VmPTE" */
 long rollup_kib(const char *field);	/* "Pss", of smaps_rollup */
 long minor_faults(void);
+pid_t support_child(const char *name);	/* a child, or 0 */
 int shm_segments(pid_t creator);	/* of System V, in the whole system */
 
 /* Raw fork: no atfork handler sees it. */
