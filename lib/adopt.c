@@ -15,6 +15,7 @@
 #include "freeze.h"
 #include "huge.h"
 #include "in-place.h"
+#include "kept.h"
 #include "log.h"
 #include "memory.h"
 #include "merge.h"
@@ -71,6 +72,14 @@ static void keep_apart(struct store *s, const void *what)
 	if (from >= to || to <= s->base || from >= s->base + s->size)
 		return;
 	(void)adopt_unmark(s, from, to);
+}
+
+static void keep_kept(struct store *s)
+{
+	uintptr_t end = s->base + s->size;
+
+	for (uintptr_t at = s->base, from, to; kept_part(at, end, &from, &to); at = to)
+		(void)adopt_unmark(s, from, to);
 }
 
 /* The library's variables lie in two places, where it is part of a program. */
@@ -293,6 +302,7 @@ int adopt_mark(const struct adopt_what *what)
 		keep_apart(s, (void *)pthread_self());
 		keep_apart(s, &process);
 		keep_apart(s, &in_bss);
+		keep_kept(s);
 	}
 	return why;
 }

@@ -14,6 +14,7 @@
 #include "candidate.h"
 #include "compat.h"
 #include "in-place.h"
+#include "kept.h"
 #include "log.h"
 #include "memory.h"
 #include "options.h"
@@ -135,23 +136,42 @@ static void choose(const struct adopt_what *what, struct candidates *found)
 	found->count = n;
 }
 
+/* All of it but what is kept. A fork has what is not armed. */
+static int arm(const struct candidate *c, uint64_t *ret_bytes)
+{
+	enum pager_op op = c->lazy ? PAGER_ARM_LAZY : PAGER_ARM;
+	int result = 0;
+
+	for (uintptr_t at = c->start, from, to; at < c->end; at = to) {
+		int ret = 0;
+
+		if (!kept_part(at, c->end, &from, &to))
+			from = to = c->end;
+		if (from > at)
+			ret = pager_ask(op, at, from);
+		if (from > at && ret == 0)
+			*ret_bytes += from - at;
+		else if (from > at)
+			sys_madvise(at, from - at, MADV_DOFORK);
+		sys_madvise(from, to - from, MADV_DOFORK);
+		result = ret < 0 ? ret : result;
+	}
+	return result;
+}
+
 static int arm_chosen(const struct candidates *found, uint64_t *ret_bytes)
 {
 	int why = found->count ? pager_start() : COW_REASON_NONE, started = !why;
 
 	for (unsigned i = 0; i < found->count; i++) {
 		const struct candidate *c = &found->at[i];
-		enum pager_op op = c->lazy ? PAGER_ARM_LAZY : PAGER_ARM;
-		int ret = started ? pager_ask(op, c->start, c->end) : 0;
+		int ret = started ? arm(c, ret_bytes) : 0;
 
-		if (started && ret == 0) {
-			*ret_bytes += c->end - c->start;
-			continue;
-		}
-		if (started)
+		if (!started)
+			sys_madvise(c->start, c->end - c->start, MADV_DOFORK);
+		if (ret < 0)
 			why = (int)reason_of(ret);
 		started &= ret != -EPIPE;
-		sys_madvise(c->start, c->end - c->start, MADV_DOFORK);
 	}
 	return why;
 }

@@ -471,7 +471,7 @@ int kids_lack(const struct pager *p)
 	for (unsigned i = 0; i < p->top; i++)
 		if (p->kid[i].fd && p->kid[i].count)
 			return 1;
-	return 0;
+	return p->placeless_count != 0;
 }
 
 void kids_sweep(struct pager *p)

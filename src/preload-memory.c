@@ -16,6 +16,7 @@
 
 #include "cowfork.h"
 #include "in-place.h"
+#include "kept.h"
 #include "memory.h"
 #include "preload.h"
 #include "process.h"
@@ -93,9 +94,8 @@ void preload_detach(void *addr, size_t len)
 	if (!len || end <= start)
 		return;
 	in_place_left(in_place_leave(start, end - start));	/* the kernel cannot wait either */
-	if (!process_store_at(start, end - start))
-		return;
 	process_lock();
+	kept_add(start, end);
 	while ((s = process_next_window(&start, end, &from)))
 		(void)memory_detach(s, from, start, COW_REASON_CALL);
 	process_unlock();

@@ -367,10 +367,19 @@ static int locks_are_robust(void)
 	return bad;
 }
 
-/* Small blocks, which lie in the heap: memory that is armed in place. */
-static int robust_in_the_heap(void)
+static int init_robust(void)
 {
 	pthread_mutexattr_t robust;
+
+	pthread_mutexattr_init(&robust);
+	pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
+	return pthread_mutex_init(&locks->mutex, &robust);
+}
+
+/* Small blocks, which lie in the heap: memory that is adopted, or armed in place, before the
+ * mutex is made or after that. */
+static int robust_in_memory(int before)
+{
 	char *block = NULL, *middle = NULL;
 	int i, ret;
 
@@ -380,11 +389,10 @@ static int robust_in_the_heap(void)
 		memset(block, 1, 1000);
 		middle = i == 8192 ? block : middle;
 	}
-	NEED(in_child(NULL, NULL) == 0);
 	locks = (struct locks *)middle;
-	pthread_mutexattr_init(&robust);
-	pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
-	NEED(pthread_mutex_init(&locks->mutex, &robust) == 0);
+	NEED(before || in_child(NULL, NULL) == 0);
+	NEED(init_robust() == 0);
+	NEED(in_child(NULL, NULL) == 0);
 	atomic_store(&go, 0);
 	NEED(pthread_create(&holder, NULL, hold_until_told, NULL) == 0);
 	while (!atomic_load(&go))
@@ -394,6 +402,16 @@ static int robust_in_the_heap(void)
 	ret = pthread_mutex_lock(&locks->mutex);
 	NEED(ret == EOWNERDEAD);
 	return 0;
+}
+
+static int robust_in_the_heap(void)
+{
+	return robust_in_memory(0);
+}
+
+static int robust_from_before(void)
+{
+	return robust_in_memory(1);
 }
 
 /* --- who frees while another forks ---------------------------------------- */
@@ -1159,6 +1177,7 @@ static const struct odd {
 	{ "realloc-while-forking", realloc_while_forking, 1 },
 	{ "refreshes-keep-everything", refreshes_keep_everything, 0 },
 	{ "remap-after-dontneed", remap_after_dontneed, 0 },
+	{ "robust-from-before", robust_from_before, 0 },
 	{ "robust-in-the-heap", robust_in_the_heap, 0 },
 	{ "shrink-over-a-guard", shrink_over_a_guard, 0 },
 	{ "stack-of-a-coroutine", stack_of_a_coroutine, 0 },

@@ -40,7 +40,8 @@ done
 [ $# -gt 0 ] || for name in $("$program" --list-native); do
 	run native "$name" env
 done
-in_place="free-while-forking realloc-while-forking robust-in-the-heap"
+in_place="free-while-forking realloc-while-forking robust-in-the-heap \
+robust-from-before"
 [ $# -eq 0 ] || in_place=
 for name in $in_place; do
 	run "preloaded, in place" "$name" env LD_PRELOAD="$so" COWFORK_ENGINE=in-place \
