@@ -249,19 +249,20 @@ int in_place_part(void)
 {
 	int error = errno;
 
-	if (!in_place_wanted() || process_borrowed())
+	if (process_borrowed())
 		return 0;
 	process_lock();
 	part();
 	atomic_fetch_add(&process.life->parting, 1);
 	process_unlock();
 	errno = error;
-	return 1;
+	return sys_getpid();
 }
 
+/* Another's: a handler has forked meanwhile. */
 void in_place_parted(int parting)
 {
-	if (parting)
+	if (parting == sys_getpid())
 		atomic_fetch_sub(&process.life->parting, 1);
 }
 
@@ -272,7 +273,7 @@ static void count_from_here(void)
 	};
 }
 
-int in_place_open(void)
+static int open_window(void)
 {
 	int ret;
 
@@ -294,6 +295,14 @@ int in_place_open(void)
 		give_up(ret == -EMFILE ? COW_REASON_CHILDREN : reason_of(ret));
 	process.life->in_place.forks += ret == 0;
 	return ret == 0;
+}
+
+int in_place_open(void)
+{
+	int opens = open_window();
+
+	pager_opens(opens);
+	return opens;
 }
 
 void in_place_close(void)

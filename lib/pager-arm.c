@@ -325,9 +325,9 @@ static void remapped(struct pager *p, const struct uffd_msg *m)
 
 /* Is there no fork that is still to be told of? As long as anything is, and until who did
  * that goes on, the kernel says that memory changes (fs/userfaultfd.c, mmap_changing). */
-static int settles(const struct pager *p)
+static int settles(const struct pager *p, int ms)
 {
-	for (int i = 0; i < LOOKS + SETTLE_MS && uffd_memory_changes(p->uffd); i++)
+	for (int i = 0; i < LOOKS + ms && uffd_memory_changes(p->uffd); i++)
 		sys_poll(NULL, 0, i >= LOOKS);
 	return !uffd_memory_changes(p->uffd);
 }
@@ -342,7 +342,7 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 		kids_lose(p, start, a->end && a->start < end ? a->start : end);
 	if (!p->prepared && end > a->end && a->end)
 		kids_lose(p, start > a->end ? start : a->end, end);
-	if (p->shared->open && !settles(p))
+	if (p->shared->open && !settles(p, SETTLE_MS))
 		area_left(p, start, end);
 	area_vacate(p, start, end);
 	area_dirty(p, start, end);
@@ -407,7 +407,7 @@ static int fault_comes(const struct pager *p)
 
 /* A removal goes on when it has been read: whoever lacks something gets all of it before, but
  * for holes, of which a removal makes nothing else. So nothing is read that came after the
- * look. */
+ * look. They get the holes when it is over, or the next event would find all of that open. */
 int parent_event(struct pager *p)
 {
 	int lack = !p->shared->open && !p->announced.end && kids_lack(p);
@@ -419,11 +419,13 @@ int parent_event(struct pager *p)
 		kids_complete(p);
 		p->prepared = 1;
 	}
-	lack = uffd_read(p->uffd, &m);
-	if (lack)
-		(void)handle(p, &m);
+	if (!uffd_read(p->uffd, &m))
+		return p->prepared = 0;
+	(void)handle(p, &m);
+	if (p->prepared && kids_lack(p) && settles(p, 0))
+		kids_complete(p);
 	p->prepared = 0;
-	return lack;
+	return 1;
 }
 
 /* --- the window --------------------------------------------------------- */

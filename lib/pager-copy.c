@@ -14,26 +14,62 @@
 
 #define PAGEMAP_PRESENT ((uint64_t)1 << 63)	/* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
+#define PAGEMAP_PROTECTED ((uint64_t)1 << 57)	/* by a userfaultfd */
+
+/* Something is about to be told: what a child lacks may lie elsewhere by now, or nowhere, and
+ * something else there. */
+static int is_unsure(const struct pager *p)
+{
+	return !p->arrived && uffd_memory_changes(p->uffd);
+}
+
+static int is_there(uint64_t entry, int unsure)
+{
+	return entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED) &&
+	       (!unsure || entry & PAGEMAP_PROTECTED);
+}
 
 /* How much of [from, from + len) comes before the first hole: where the entry of the page table
  * is empty. One of a page that was lost is not: a poisoned page, one that could not be swapped
- * in, and a guard leave a mark there. */
+ * in, and a guard leave a mark there. While nothing is sure, what is not protected is one too:
+ * a page that a child lacks is. */
 static size_t look(struct pager *p, uintptr_t from, size_t len)
 {
 	size_t page = sys_page_size(), n = len / page, i = 0, size = n * sizeof(p->entries[0]);
 	unsigned char there[TABLE_SIZE / 4096];
+	int unsure = is_unsure(p);
 
-	if (n > 1 && sys_mincore(from, len, there) == 0)	/* at a tenth of the price */
+	if (n > 1 && !unsure && sys_mincore(from, len, there) == 0)	/* a tenth of the price */
 		while (i < n && there[i] & 1)
 			i++;
 	if (i == n)
 		return len;
+	i = 0;
 	if (sys_pread(p->pagemap, p->entries, size,
 		      (off_t)(from / page * sizeof(p->entries[0]))) != (long)size)
 		return 0;
-	for (i = 0; i < n && p->entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED); i++)
-		;
+	while (i < n && !is_there(p->entries[i], unsure))
+		i++;
+	if (n > 1)
+		p->by_hand = (struct pager_area){ from, from + i * page };
+	if (i)
+		return 0;
+	while (i < n && is_there(p->entries[i], unsure))
+		i++;
 	return i * page;
+}
+
+static int is_by_hand(const struct pager *p, uintptr_t from)
+{
+	return from >= p->by_hand.start && from < p->by_hand.end;
+}
+
+/* How much need not be tried before something was told, since a page of it need not. */
+static size_t rest_by_hand(const struct pager *p, uintptr_t from, size_t len)
+{
+	size_t rest = is_by_hand(p, from) ? p->by_hand.end - from : sys_page_size();
+
+	return rest < len ? rest : len;
 }
 
 /* The same. A look takes a tenth of the time that it takes to serve one page, and next to
@@ -41,8 +77,10 @@ static size_t look(struct pager *p, uintptr_t from, size_t len)
 static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 {
 	if (len == sys_page_size() && area_is_solid(p, from, from + len) &&
-	    !uffd_memory_changes(p->uffd))
+	    !is_unsure(p))
 		return len;
+	if (is_by_hand(p, from))	/* filled since? no matter */
+		return 0;
 	return look(p, from, len);
 }
 
@@ -52,7 +90,7 @@ static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fro
 {
 	size_t page = sys_page_size(), done;
 
-	if (!p->arrived && uffd_memory_changes(p->uffd))
+	if (is_unsure(p))
 		return -EBUSY;
 	return area_is_solid(p, from, from + page) ? -EIO : uffd_zero(k->fd, to, page, &done);
 }
@@ -67,6 +105,8 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	size_t page = sys_page_size(), done;
 	unsigned char there;
 
+	if (is_unsure(p) && !look(p, from, page))
+		return -EBUSY;
 	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page)
 		return uffd_copy(k->fd, to, (uintptr_t)p->bounce, page, &done);
 	if (sys_mincore(from, page, &there) < 0)
@@ -121,7 +161,7 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 		return (long)page;
 	case -EBUSY:
 		k->gone = 1;
-		return (long)page;
+		return (long)rest_by_hand(p, from, len);
 	case -EFAULT:	/* it may only have moved, which is told next */
 		if (uffd_memory_changes(p->uffd))
 			k->gone = 1;

@@ -2,10 +2,10 @@
  * What pager and keeper can still do once they run: their job. The pager shares memory with
  * the program, so whoever takes over the program can make it do anything that it may. So it
  * may read and write what it has open, ask of userfaultfds, and give advice on memory; it
- * opens no file, kills nobody but the keeper, makes no process, becomes no other, and has no
- * capability. The keeper, which shares no memory, may open files for reading, take a
- * descriptor of a process that it may trace, and kill; it keeps the capabilities for that,
- * since children change their user.
+ * opens no file, kills nobody but whose pidfd it has, which are keeper and program, makes no
+ * process, becomes no other, and has no capability. The keeper, which shares no memory, may
+ * open files for reading, take a descriptor of a process that it may trace, fork, and kill;
+ * it keeps the capabilities for that, since children change their user.
  *
  * Anything else fails with EPERM, rather than end the process with a core file, for which
  * older kernels end all that share its memory (fs/coredump.c before 5.16). The filter is
@@ -58,9 +58,11 @@ static const struct allowed allowed[] = {
 	{ SYS_clock_gettime, 0, 0, 0, BOTH },	/* where the vDSO cannot tell */
 	{ SYS_getppid, 0, 0, 0, BOTH },
 	{ SYS_unshare, 0, ~0u, CLONE_VM, PAGER },	/* a question, see sys_alone_in_mm() */
-	{ SYS_kill, 1, ~0u, SIGKILL, BOTH },
-	{ SYS_wait4, 0, 0, 0, PAGER },
+	{ SYS_pidfd_send_signal, 1, ~0u, SIGKILL, BOTH },
+	{ SYS_wait4, 0, 0, 0, BOTH },
 	{ SYS_openat, 2, ~0u, O_RDONLY | O_CLOEXEC, KEEPER },
+	{ SYS_clone, 0, ~0u, 0, KEEPER },
+	{ SYS_close_range, 0, 0, 0, KEEPER },
 	{ SYS_pidfd_open, 0, 0, 0, KEEPER },
 	{ SYS_pidfd_getfd, 0, 0, 0, KEEPER },
 	{ SYS_futex, 0, 0, 0, PAGER },
@@ -79,7 +81,8 @@ static int keep_capabilities(uint32_t kept_ones)
 
 	if (ret < 0)
 		return ret;
-	kept[0].effective = kept[0].permitted &= kept_ones;
+	kept[0].permitted &= kept_ones;
+	kept[0].effective &= kept_ones;
 	kept[1].effective = kept[1].permitted = 0;
 	kept[0].inheritable = kept[1].inheritable = 0;
 	return sys_capset(&header, kept);
@@ -149,5 +152,5 @@ int jail_pager(void)
 
 int jail_keeper(void)
 {
-	return jail(KEEPER, 1u << CAP_KILL | 1u << CAP_SYS_PTRACE);
+	return jail(KEEPER, 1u << CAP_KILL | 1u << CAP_SYS_PTRACE | 1u << CAP_DAC_READ_SEARCH);
 }

@@ -24,6 +24,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "compat.h"
 #include "pager-run.h"
@@ -51,42 +52,88 @@ static const char unreadable[] = "cowfork: a child is killed that needs memory o
 
 /* --- to end a child -------------------------------------------------------- */
 
-/* By its own descriptor, with what that may do: neither pager nor keeper holds one of the
- * program's, which somebody may wait for to be closed. Nobody reads there just now: no words. */
-static void last_words(int pid, const char *words)
-{
-	int pidfd = sys_pidfd_open(pid);
-	struct pollfd fd = { pidfd < 0 ? -1 : sys_pidfd_getfd(pidfd, 2), POLLOUT, 0 };
+struct words {
+	int fd;
+	const char *text;
+};
 
-	if (fd.fd >= 0 && sys_poll(&fd, 1, 0) > 0 && fd.revents & POLLOUT)
-		(void)sys_write(fd.fd, words, strlen(words));
-	if (fd.fd >= 0)
-		sys_close(fd.fd);
-	if (pidfd >= 0)
-		sys_close(pidfd);
+static int writer = -1;		/* a pidfd */
+
+static void write_words(void *arg)
+{
+	const struct words *w = arg;
+
+	if (w->fd)
+		sys_close_range(0, (unsigned)w->fd - 1, 0);
+	sys_close_range((unsigned)w->fd + 1, ~0u, 0);
+	(void)sys_write(w->fd, w->text, strlen(w->text));
+}
+
+static int has_ended(int pidfd)
+{
+	struct pollfd fd = { pidfd, POLLIN, 0 };
+
+	return sys_poll(&fd, 1, 0) > 0;
+}
+
+/* By a process that may wait for whoever should read, as the keeper may not; one at a time,
+ * and who cannot be told then is not. */
+static void say(int fd, const char *text)
+{
+	struct words w = { fd, text };
+	int pid;
+
+	if (writer >= 0 && !has_ended(writer))
+		return;
+	if (writer >= 0) {
+		sys_close(writer);
+		(void)sys_reap_within(-1, 0);
+	}
+	pid = sys_fork_bare(write_words, &w);
+	writer = pid > 0 ? sys_pidfd_open(pid) : -1;
+}
+
+/* By its own descriptor, with what that may do: neither pager nor keeper holds one of the
+ * program's, which somebody may wait for to be closed. */
+static void end_process(int pidfd, const char *words)
+{
+	int fd = sys_pidfd_getfd(pidfd, 2);
+
+	sys_pidfd_kill(pidfd);
+	if (fd < 0)
+		return;
+	say(fd, words);
+	sys_close(fd);
+}
+
+/* Whoever reads another's memory by process_vm_readv(2) waits as if it were its own. */
+static int waits(int tid)
+{
+	long call = procfs_call_of(tid);
+
+	return call != SYS_process_vm_readv && call != SYS_process_vm_writev &&
+	       procfs_sleeps_in(tid, "handle_userfault");
 }
 
 /* Who has this memory, and this number, and lacks that page. A child with another number is
  * not killed: it gets SIGBUS, or, before Linux 6.6, waits. */
 static void end_child(int uffd, int tid, uintptr_t page, const char *words)
 {
+	int pidfd = sys_pidfd_open(procfs_process_of(tid));
 	int map = procfs_open_of_thread(tid, "/pagemap", O_RDONLY);
-	int was_empty = procfs_has_entry(map, page) == 0;
+	int is_it = waits(tid), was_empty = procfs_has_entry(map, page) == 0;
 	size_t done;
-	int ret = uffd_poison(uffd, page, sys_page_size(), &done), is_it;
-	int wake = ret == 0 || ret == -EEXIST || ret == -EAGAIN;
+	int ret = uffd_poison(uffd, page, sys_page_size(), &done);
+	int is_old = ret == -EINVAL || ret == -ENOTTY;
 
-	if (ret == 0)
-		is_it = was_empty && procfs_has_entry(map, page) == 1;
-	else
-		is_it = !wake && procfs_sleeps_in(tid, "handle_userfault");
-	if (is_it) {
-		last_words(procfs_process_of(tid), words);
-		sys_kill(tid);
-	}
+	is_it &= is_old || (ret == 0 && was_empty && procfs_has_entry(map, page) == 1);
+	if (is_it && pidfd >= 0)
+		end_process(pidfd, words);
 	if (map >= 0)
 		sys_close(map);
-	if (wake)
+	if (pidfd >= 0)
+		sys_close(pidfd);
+	if (!is_old)
 		uffd_wake(uffd, page, sys_page_size());
 }
 
@@ -204,7 +251,7 @@ static void watch(struct pager_shared *s)
 			}
 		}
 		(void)sys_poll(fds, living < 63 ? living + 1 : 64, LOOK_MS);
-	} while (living || uffd_memory_lives(s->uffd));
+	} while (living || (s->open && uffd_memory_lives(s->uffd)));
 }
 
 /* --- what the pager asks ------------------------------------------------- */
@@ -283,11 +330,15 @@ static void main_of_keeper(void *arg)
 		return;
 	/* it may have ended by now, and another process have its number */
 	while (sys_getppid() == p->self && !fds[0].revents) {
-		if (sys_poll(fds, 2, STUCK_MS) == 0 &&
-		    procfs_sleeps_in(p->self, "handle_userfault"))
-			sys_kill(p->self);
-		if (fds[1].revents && !serve(&e))
+		int n = sys_poll(fds, 2, STUCK_MS);
+
+		if (n == 0 && procfs_sleeps_in(p->self, "handle_userfault"))
+			sys_pidfd_kill(e.of_pager);
+		if (n > 0 && fds[1].revents && !serve(&e)) {
+			if (writer >= 0)
+				sys_pidfd_kill(writer);
 			return;
+		}
 	}
 	atomic_store(&s->lost, 1);
 	let_program_go(s, bell_page);
@@ -327,9 +378,9 @@ int keeper_start(struct pager *p)
 /* So that it is nobody else's child when it ends. */
 void keeper_end(struct pager *p)
 {
-	if (!p->keeper_pid)
+	if (p->keeper_pid <= 0 || p->keeper < 0)	/* it sees the pager end, and ends */
 		return;
 	if (keeper_ask(p, KEEPER_LEAVE, 0, 0, 0) < 0)
-		sys_kill(p->keeper_pid);
+		sys_pidfd_kill(p->keeper);
 	(void)sys_probe_reap(p->keeper_pid);
 }

@@ -23,6 +23,7 @@
 #include "sys.h"
 #include "uffd.h"
 
+#define POISON_MS 500u
 
 static void note(struct pager *p, struct kid *k);
 
@@ -38,14 +39,34 @@ static long copy_part(struct pager *p, struct kid *k, const struct kid_range *pa
 	return ret < 0 ? 0 : ret;
 }
 
-/* What it lacks of [from, to), as it was at the fork; that lies `moved` bytes on now. */
-static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, uintptr_t moved)
+/* It has that by now, but for what is lost. */
+static void close_kept(struct kid *k, uintptr_t start, uintptr_t end)
 {
 	struct kid_range part;
 
-	k->gone = 0;
-	while (k->fd && from < to && range_by_source(k, from, to, &part))
-		from = part.source + (uintptr_t)copy_part(p, k, &part, moved);
+	while (range_kept(k, start, end, &part))
+		range_close(k, part.start, part.end);
+}
+
+/* What it lacks of [from, to), as it was at the fork; that lies `moved` bytes on now. Is that to
+ * be forgotten, then also where some of it is gone: the next event would find it open. */
+static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, uintptr_t moved,
+		 int forget)
+{
+	struct kid_range part;
+	int gone = 0;
+
+	while (k->fd && from < to && range_by_source(k, from, to, &part)) {
+		uintptr_t len;
+
+		k->gone = 0;
+		len = (uintptr_t)copy_part(p, k, &part, moved);
+		if (forget && len && !k->gone && k->count < MANY_RANGES)
+			close_kept(k, part.start, part.start + len);
+		gone |= k->gone;
+		from = part.source + len;
+	}
+	k->gone = gone;
 }
 
 /* The same by its own addresses. 0, or -EAGAIN: not now. */
@@ -72,6 +93,7 @@ void kid_close(struct pager *p, struct kid *k)
 	atomic_store(&p->shared->kid_fd[k - p->kid], 0);
 	sys_close(k->fd);
 	k->fd = 0;
+	range_end(k);
 	p->kids--;
 	p->hurried -= (unsigned)k->hurries;
 	k->hurries = 0;
@@ -84,19 +106,17 @@ void kid_close(struct pager *p, struct kid *k)
 /* Of a child of the program's: what is armed now, and what may have been when it was made.
  * With no window open the library knows nothing of that fork, and nobody kept what was there
  * from being written since. */
-static void open_as(const struct pager *p, struct kid *k, const struct kid *of)
+static void open_as(struct pager *p, struct kid *k, const struct kid *of)
 {
+	range_begin(k, p->large, of);
 	if (of) {
-		k->count = of->count;
-		memcpy(k->open, of->open, of->count * sizeof(of->open[0]));
 		k->suspect = of->suspect;
 		if (of->suspect)
 			range_lose_all(k);
 		return;
 	}
-	k->count = 0;
 	each_area(a)
-		k->open[k->count++] = (struct kid_range){ a->start, a->end, a->start };
+		range_add(k, a->start, a->end, a->start);
 	for (unsigned i = 0; i < p->left_count; i++)
 		range_lose(k, p->left[i].start, p->left[i].end, LOST_UNMAPPED);
 	k->suspect = !p->shared->open;
@@ -127,7 +147,7 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 
 	if (!k)
 		return kid_without_place(p, fd);
-	memset(k, 0, offsetof(struct kid, open));
+	memset(k, 0, offsetof(struct kid, own));
 	k->fd = fd;
 	open_as(p, k, of);
 	atomic_store(&p->shared->kid_fd[k - p->kid], fd);
@@ -244,15 +264,6 @@ static int largest(const struct kid *k, struct kid_range *ret_range)
 	return found != NULL;
 }
 
-/* It has that by now, but for what is lost. */
-static void close_kept(struct kid *k, uintptr_t start, uintptr_t end)
-{
-	struct kid_range part;
-
-	while (range_kept(k, start, end, &part))
-		range_close(k, part.start, part.end);
-}
-
 /* It has memory in many pieces: it gets all that it lacks. What it does meanwhile is noted,
  * and makes the more pieces the larger those are. */
 static void complete(struct pager *p, struct kid *k)
@@ -270,6 +281,7 @@ static void complete(struct pager *p, struct kid *k)
 	}
 	k->completing = 0;
 	k->gone |= gone;
+	range_shrink(k);
 }
 
 static void event(struct pager *p, struct kid *k, const struct uffd_msg *m)
@@ -358,7 +370,8 @@ static void end_placeless(struct pager *p, int fd)
 		if (k->fd)
 
 /* A child's child may have taken a place that was passed already. */
-static int give_all(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t moved)
+static int give_all(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t moved,
+		    int forget)
 {
 	unsigned born;
 	int gone;
@@ -367,7 +380,7 @@ static int give_all(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t m
 		born = p->born;
 		gone = 0;
 		each_kid(p, k) {
-			give(p, k, start, end, moved);
+			give(p, k, start, end, moved, forget);
 			gone |= k->gone;
 			kid_wake(k);
 		}
@@ -377,7 +390,7 @@ static int give_all(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t m
 
 int kids_give(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return give_all(p, start, end, 0);
+	return give_all(p, start, end, 0, 0);
 }
 
 /* It has that by now, but for what is gone. */
@@ -391,7 +404,7 @@ static void forget_source(struct kid *k, uintptr_t start, uintptr_t end)
 
 static int give_away(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t moved)
 {
-	int ret = give_all(p, start, end, moved);
+	int ret = give_all(p, start, end, moved, 1);
 
 	each_kid(p, k)
 		forget_source(k, start, end);
@@ -438,31 +451,35 @@ static int lost_range(const struct kid *k, struct kid_range *ret_range)
 	return 0;
 }
 
-/* Some of it, or -errno. */
-static int poison(struct pager *p, struct kid *k, const struct kid_range *r)
+/* Some of it, or -errno. One mapping at a time; what is in none, or there, needs nothing. */
+static int poison(struct pager *p, struct kid *k, uintptr_t start, size_t len)
 {
-	size_t done;
-	int ret = uffd_poison(k->fd, r->start, r->end - r->start, &done);
+	size_t page = sys_page_size(), done;
+	int ret = uffd_poison(k->fd, start, len, &done);
 
-	if (ret == -EEXIST && !done)
-		done = sys_page_size();
-	if (done) {
-		uffd_wake(k->fd, r->start, done);
-		range_close(k, r->start, r->start + done);
-	} else if (ret == -EAGAIN) {
-		note(p, k);
-	} else {
+	if (ret == -ENOENT && !done && len > page)
+		return poison(p, k, start, len / 2 & ~(page - 1));
+	if ((ret == -ENOENT || ret == -EEXIST) && !done)
+		done = page;
+	if (!done && ret != -EAGAIN)
 		return ret;
+	if (done) {
+		uffd_wake(k->fd, start, done);
+		range_close(k, start, start + done);
 	}
+	note(p, k);
 	return 0;
 }
 
+/* All of a child's memory may be lost: where that is, nobody knows. */
 void kids_poison(struct pager *p)
 {
+	uint64_t end = sys_now_ns() + POISON_MS * 1000000u;
 	struct kid_range r;
 
 	each_kid(p, k)
-		while (k->fd && lost_range(k, &r) && poison(p, k, &r) == 0)
+		while (k->fd && lost_range(k, &r) && r.end != UINTPTR_MAX &&
+		       sys_now_ns() < end && poison(p, k, r.start, r.end - r.start) == 0)
 			;
 }
 

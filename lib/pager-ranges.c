@@ -4,6 +4,8 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include <string.h>
+
 #include "pager-run.h"
 
 static const struct kid_range nothing;
@@ -65,13 +67,63 @@ void range_lose_all(struct kid *k)
 	k->open[0] = (struct kid_range){ 0, UINTPTR_MAX, LOST_UNMAPPED };
 }
 
+static void use(struct kid *k, struct kid_range *table, unsigned room)
+{
+	memmove(table, k->open, k->count * sizeof(*table));
+	k->open = table;
+	k->room = room;
+}
+
+static int grow(struct kid *k)
+{
+	for (struct large_table *t = k->large; t < k->large + LARGE_TABLES; t++)
+		if (k->open == k->own && !t->of) {
+			t->of = k;
+			use(k, t->at, LARGE_RANGES);
+			return 1;
+		}
+	return 0;
+}
+
+void range_end(struct kid *k)
+{
+	for (struct large_table *t = k->large; t < k->large + LARGE_TABLES; t++)
+		if (t->of == k)
+			t->of = NULL;
+}
+
+void range_shrink(struct kid *k)
+{
+	if (k->open == k->own || k->count > KID_RANGES / 2)
+		return;
+	use(k, k->own, KID_RANGES);
+	range_end(k);
+}
+
 /* Too many: what it lacks is not known any more, so it may be all. */
 static void add(struct kid *k, const struct kid_range *r)
 {
-	if (r->end && k->count == KID_RANGES)
-		range_lose_all(k);
-	else if (r->end)
+	if (!r->end)
+		return;
+	if (k->count < k->room || grow(k))
 		k->open[k->count++] = *r;
+	else
+		range_lose_all(k);
+}
+
+void range_add(struct kid *k, uintptr_t start, uintptr_t end, uintptr_t source)
+{
+	add(k, &(struct kid_range){ start, end, source });
+}
+
+void range_begin(struct kid *k, struct large_table *large, const struct kid *of)
+{
+	k->large = large;
+	k->open = k->own;
+	k->room = KID_RANGES;
+	k->count = 0;
+	for (unsigned i = 0; of && i < of->count; i++)
+		add(k, &of->open[i]);
 }
 
 void range_close(struct kid *k, uintptr_t start, uintptr_t end)

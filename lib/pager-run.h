@@ -19,7 +19,9 @@
 #define KIDS 1024u		/* that may be incomplete at a time */
 #define ROOM 768u		/* ... before who comes gets all that it lacks */
 #define PLACELESS 1024u
-#define KID_RANGES 4096u
+#define KID_RANGES 1024u		/* for each child; with more it takes a large table */
+#define LARGE_RANGES 131072u	/* every second page of 1 GiB */
+#define LARGE_TABLES 8u
 #define MANY_RANGES 256u	/* with which a child gets all that it lacks */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
 #define VACATED 64u
@@ -46,6 +48,16 @@ enum {
 	LOST_MASK = 3,
 };
 
+struct kid_range {		/* missing pages here are the parent's, elsewhere zeros */
+	uintptr_t start, end;
+	uintptr_t source;	/* where start lay at the fork; or LOST_*, below a page */
+};
+
+struct large_table {
+	const struct kid *of;		/* NULL: nobody's */
+	struct kid_range at[LARGE_RANGES];
+};
+
 /* A child's memory, or a grandchild's. */
 struct kid {
 	int fd;			/* its userfaultfd; 0: none */
@@ -57,11 +69,10 @@ struct kid {
 	int hurries;		/* ... as soon as there is time */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
 	struct tracks tracks;
-	unsigned count;
-	struct kid_range {	/* missing pages here are the parent's, elsewhere zeros */
-		uintptr_t start, end;
-		uintptr_t source;	/* where start lay at the fork; or LOST_*, below a page */
-	} open[KID_RANGES];
+	unsigned count, room;
+	struct kid_range *open;		/* its own, or a large table's */
+	struct large_table *large;	/* all that there are */
+	struct kid_range own[KID_RANGES];
 };
 
 /* Shared with the keeper; children can read it. */
@@ -85,11 +96,13 @@ struct pager {
 	/* its life */
 	atomic_uint state;		/* PAGER_BEGINS and so on; waited for */
 	enum cow_reason why;		/* it could not begin */
+	int unwanted;			/* it ends when no child needs it */
 	int ends;			/* it is needed no more */
 	int pid, self, parent;		/* pid: as the program knows it */
 	size_t bytes;			/* of its memory, from the bell on */
 	/* what it alone knows */
 	struct pager_shared *shared;
+	const struct pager_shared *seen;	/* the same, as children see it */
 	int uffd, bell, epoll, pidfd;
 	int ask, said, keeper;		/* ends of pipes to the keeper and from it; its pidfd */
 	int keeper_pid;
@@ -103,6 +116,7 @@ struct pager {
 	unsigned left_count;
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	int prepared;			/* children have what is there, whatever is read next */
+	struct pager_area by_hand;	/* the last run of holes that a look found */
 	int arrived;			/* holes are no trace of a move that is not told yet */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
@@ -118,6 +132,7 @@ struct pager {
 	char bounce[65536];		/* a page, of any size */
 	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
+	struct large_table large[LARGE_TABLES];
 };
 
 enum { PAGER_BEGINS, PAGER_RUNS, PAGER_FAILED };
@@ -186,6 +201,14 @@ int range_open(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_ran
 int range_kept(const struct kid *k, uintptr_t from, uintptr_t to, struct kid_range *ret_part);
 int range_by_source(const struct kid *k, uintptr_t from, uintptr_t to,
 		    struct kid_range *ret_part);
+
+/* It lacks what another does, or nothing yet; and never anything again. */
+void range_begin(struct kid *k, struct large_table *large, const struct kid *of);
+void range_end(struct kid *k);
+void range_shrink(struct kid *k);	/* a large table may be another's again */
+
+/* ... that lay there at the fork. */
+void range_add(struct kid *k, uintptr_t start, uintptr_t end, uintptr_t source);
 
 /* Missing pages there are zeros from now on. */
 void range_close(struct kid *k, uintptr_t start, uintptr_t end);

@@ -95,6 +95,7 @@ static void question(struct pager *p)
 		area_leave(p, 0, UINTPTR_MAX);
 		kids_sweep(p);
 		kids_poison(p);
+		p->unwanted = 1;
 		p->ends = !kids_lack(p);
 		pager_answer(p, p->ends ? 0 : -EBUSY);
 		break;
@@ -132,10 +133,10 @@ static void serve(struct pager *p, uint64_t data)
 		atomic_fetch_add(&p->news.ns, sys_now_ns() - start);
 }
 
-/* Its memory is for the children alone now, if there are any. */
+/* Its memory is for the children alone now, if there are any; or so it has been told. */
 static int is_needed(struct pager *p)
 {
-	if (!sys_alone_in_mm())
+	if (!p->unwanted && !sys_alone_in_mm())
 		return 1;
 	kids_sweep(p);
 	return kids_lack(p);
@@ -177,6 +178,8 @@ static int open_all(struct pager *p)
 	p->epoll = sys_epoll_create();
 	if (p->epoll)
 		return -EMFILE;
+	if (procfs_self() != p->self)
+		return -ESRCH;
 	p->pidfd = sys_pidfd_open(p->parent);
 	p->mem = sys_open("/proc/self/mem", O_RDONLY);
 	if (p->mem < 0)
@@ -240,14 +243,13 @@ static void unmap(uintptr_t start, size_t len)
  * it does not, its memory stays. */
 static void undo(struct pager *p)
 {
-	struct pager_shared *shared = p->shared;
+	uintptr_t shared = (uintptr_t)p->shared, visible = (uintptr_t)p->seen;
 
 	if (p->pid > 0 && !sys_reap_within(p->pid, END_MS))
 		return;
 	unmap(p->bell_page, block_size());
-	unmap((uintptr_t)shared, shared_size());
-	unmap((uintptr_t)seen, shared_size());
-	seen = NULL;
+	unmap(shared, shared_size());
+	unmap(visible, shared_size());
 }
 
 static uintptr_t map_shared(int fd, int prot)
@@ -258,21 +260,24 @@ static uintptr_t map_shared(int fd, int prot)
 }
 
 /* Children can read it, and never write: the seal takes even the right to ask for that. */
-static void make_shared(struct pager *p)
+static const struct pager_shared *make_shared(struct pager *p)
 {
+	const int seals = F_SEAL_FUTURE_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	const struct pager_shared *to_see = NULL;
 	struct rlimit limit;
 	int fd = -EFBIG;
 
 	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur >= shared_size())
 		fd = sys_memfd("cowfork-pager");
 	if (fd < 0)
-		return;
+		return NULL;
 	if (sys_ftruncate(fd, (off_t)shared_size()) == 0) {
 		p->shared = (struct pager_shared *)map_shared(fd, PROT_READ | PROT_WRITE);
-		if (sys_seal(fd, F_SEAL_FUTURE_WRITE) == 0)
-			seen = (const struct pager_shared *)map_shared(fd, PROT_READ);
+		if (sys_seal(fd, seals) == 0)
+			to_see = (const struct pager_shared *)map_shared(fd, PROT_READ);
 	}
 	sys_close(fd);
+	return to_see;
 }
 
 /* Nothing of this is in a child, but for what it may see. */
@@ -289,8 +294,8 @@ static struct pager *make(void)
 	p = (struct pager *)((uintptr_t)block + sys_page_size() + STACK_SIZE + TLS_SIZE);
 	p->bell_page = (uintptr_t)block;
 	p->bytes = block_size();
-	make_shared(p);
-	if (seen && p->shared &&
+	p->seen = make_shared(p);
+	if (p->seen && p->shared &&
 	    sys_madvise((uintptr_t)p->shared, shared_size(), MADV_DONTFORK) == 0)
 		return p;
 	undo(p);
@@ -358,6 +363,8 @@ int pager_start(void)
 		undo(p);
 		return mine->reason;
 	}
+	unmap((uintptr_t)seen, shared_size());	/* of an ancestor's, or one that was lost */
+	seen = p->seen;
 	mine->it = p;
 	mine->news = &p->news;
 	pager_ever++;
@@ -390,6 +397,7 @@ int pager_end(enum cow_reason why)
 		return ret;
 	pager_count(&process.life->stats, &p->news);	/* it stays */
 	process.life->pager = (struct pager_of_life){ .reason = (int)why };
+	seen = NULL;
 	undo(p);
 	return 0;
 }
@@ -398,18 +406,22 @@ int pager_end(enum cow_reason why)
 static int forget(struct pager *p)
 {
 	const struct pager_areas *all = areas_now(&p->shared->areas);	/* moved ones too */
+	struct pager_of_life *mine = &process.life->pager;
 
 	for (const struct pager_area *a = all->at; a < all->at + all->count; a++) {
 		sys_madvise(a->start, a->end - a->start, MADV_KEEPONFORK);
 		sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
 	}
 	areas_set(&pager_lists, &none);
-	process.life->pager = (struct pager_of_life){
-		.reason = COW_REASON_PAGER, .lost = process.life->pager.lost + 1,
-	};
-	process_native(COW_REASON_PAGER);
+	if (mine->reason)	/* it was to end */
+		*mine = (struct pager_of_life){ .reason = mine->reason, .lost = mine->lost };
+	else
+		*mine = (struct pager_of_life){ .reason = COW_REASON_PAGER,
+						.lost = mine->lost + 1 };
+	process_native((enum cow_reason)mine->reason);
 	pager_count(&process.life->stats, &p->news);	/* it stays */
 	sys_probe_kill(p->pid);
+	unmap((uintptr_t)p->shared, shared_size());
 	if (sys_reap_within(p->pid, END_MS))	/* what children see stays */
 		unmap(p->bell_page, block_size());
 	return -EPIPE;
@@ -447,12 +459,21 @@ int pager_is_open(void)
 	return p && atomic_load(&p->shared->open);
 }
 
+/* Written where it changes, for a child has a copy of it. */
+static int opens;
+
+void pager_opens(int it_does)
+{
+	if (opens != it_does)
+		opens = it_does;
+}
+
 IN_CHILD void pager_in_child(void)
 {
 	static const char last[] = "cowfork: the pager was lost while a child was made, which "
 				   "ends\n";
 
-	if (!seen || !areas_now(&pager_lists)->count)
+	if (!opens)
 		return;
 	each_area(a)
 		sys_madvise(a->start, a->end - a->start, MADV_KEEPONFORK);

@@ -115,6 +115,9 @@ int pager_end(enum cow_reason why);
 /* Is the window open that PAGER_OPEN opened? */
 int pager_is_open(void);
 
+/* Does a fork follow with the window open, or one without? Its child is to know. */
+void pager_opens(int it_does);
+
 /* In a new child, first of all: does not return if the pager was lost while the child was
  * made. Safe anywhere, takes no lock. */
 void pager_in_child(void);

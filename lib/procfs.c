@@ -556,16 +556,26 @@ int procfs_sleeps_in(int tid, const char *function)
 	return !strcmp(where, function);
 }
 
-int procfs_process_of(int tid)
+static int process_in(int fd)
 {
-	struct reader r = { .fd = procfs_open_of_thread(tid, "/status", O_RDONLY) };
+	struct reader r = { .fd = fd };
 	int pid;
 
-	if (r.fd < 0)
+	if (fd < 0)
 		return 0;
 	pid = (int)field(&r, "\nTgid:", 10);
-	sys_close(r.fd);
+	sys_close(fd);
 	return pid;
+}
+
+int procfs_process_of(int tid)
+{
+	return process_in(procfs_open_of_thread(tid, "/status", O_RDONLY));
+}
+
+int procfs_self(void)
+{
+	return process_in(sys_open("/proc/self/status", O_RDONLY));
 }
 
 int procfs_pid_of(int pidfd)

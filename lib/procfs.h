@@ -66,8 +66,10 @@ int procfs_open_of_thread(int tid, const char *name, int flags);
 /* Is there something in a page table's entry? Of an open /proc/PID/pagemap. 1, 0, -errno. */
 int procfs_has_entry(int pagemap, uintptr_t addr);
 
-/* The process of a thread; 0: there is none. */
+/* The process of a thread; 0: there is none. And this one's own number, there: another than
+ * the kernel tells where that /proc is of another PID namespace. */
 int procfs_process_of(int tid);
+int procfs_self(void);
 
 /* The process that a pidfd stands for; 0 for another descriptor, -errno. */
 int procfs_pid_of(int pidfd);

@@ -404,9 +404,9 @@ int sys_lives(int pid)
 		    NULL) == 0 && !info.si_pid;
 }
 
-void sys_kill(int pid)
+void sys_pidfd_kill(int pidfd)
 {
-	CALL(SYS_kill, pid, SIGKILL);
+	CALL(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 }
 
 void sys_new_session(void)
@@ -441,14 +441,24 @@ void sys_exit(int status)
 		CALL(SYS_exit_group, status);
 }
 
-int sys_fork_with_files(void (*fn)(void *arg), void *arg)
+static int fork_to(void (*fn)(void *arg), void *arg, unsigned long flags)
 {
-	int pid = (int)CALL(SYS_clone, CLONE_FILES, 0, 0, 0, 0);
+	int pid = (int)CALL(SYS_clone, flags, 0, 0, 0, 0);
 
 	if (pid)
 		return pid;
 	fn(arg);
 	sys_exit(0);
+}
+
+int sys_fork_with_files(void (*fn)(void *arg), void *arg)
+{
+	return fork_to(fn, arg, CLONE_FILES);
+}
+
+int sys_fork_bare(void (*fn)(void *arg), void *arg)
+{
+	return fork_to(fn, arg, 0);
 }
 
 void sys_futex_wait(atomic_uint *word, unsigned value, uint64_t timeout_ns)

@@ -111,7 +111,7 @@ int sys_poll(struct pollfd *fds, unsigned count, int timeout_ms);
 int sys_pidfd_open(int pid);
 int sys_pidfd_getfd(int pidfd, int fd);
 int sys_pipe(int ret_ends[2]);		/* close-on-exec */
-void sys_kill(int pid);			/* SIGKILL, for a pid or the process of a thread id */
+void sys_pidfd_kill(int pidfd);		/* SIGKILL */
 void sys_new_session(void);
 unsigned sys_many_files(void);		/* as the hard limit allows: how many */
 void sys_go_to_root(void);		/* of the file system: no mount is kept busy */
@@ -131,6 +131,7 @@ int sys_filter(const struct sock_fprog *program);
 /* A child with the same descriptor table, but memory of its own, where fn runs; nobody is
  * told when it ends. Its pid, -errno. */
 int sys_fork_with_files(void (*fn)(void *arg), void *arg);
+int sys_fork_bare(void (*fn)(void *arg), void *arg);	/* ... with one of its own */
 
 /* Block every signal, those that glibc keeps for itself included; undo. */
 void sys_block_signals(uint64_t *ret_old);

@@ -614,6 +614,40 @@ static int empties_every_other(void *arg)
 	return 0;
 }
 
+/* Faster than the pager can give it what it lacks: pieces of it become many. */
+enum { EMPTIERS = 4 };
+#define WIDE (128 * MIB)
+
+static void *empties_its_share(void *arg)
+{
+	for (size_t p = (size_t)arg * 2; p < WIDE / PAGE; p += 2 * (size_t)EMPTIERS)
+		if (madvise(area + p * PAGE, PAGE, MADV_DONTNEED))
+			return arg;
+	return NULL;
+}
+
+static int threads_empty_every_other(void *arg)
+{
+	pthread_t thread[EMPTIERS];
+
+	(void)arg;
+	for (size_t i = 0; i < EMPTIERS; i++)
+		NEED(!pthread_create(&thread[i], NULL, empties_its_share, (void *)i));
+	for (size_t i = 0; i < EMPTIERS; i++)
+		NEED(!pthread_join(thread[i], NULL));
+	for (size_t p = 0; p < WIDE / PAGE; p++)
+		NEED(p % 2 ? is_page_filled(area, p, 1) : is_zero(area + p * PAGE, PAGE));
+	return 0;
+}
+
+START_TEST(child_in_many_pieces)
+{
+	begin_with(WIDE);
+	ck_assert_int_eq(in_child(threads_empty_every_other, NULL), 0);
+	ck_assert_uint_eq(stats().pager_killed, 0);
+}
+END_TEST
+
 START_TEST(child_in_pieces)
 {
 	begin();
@@ -824,6 +858,51 @@ START_TEST(moves_while_served)
 	area += 4 * GIB;
 	fill(area, SIZE, 1);
 	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+}
+END_TEST
+
+static void *unmaps(void *arg)
+{
+	(void)arg;
+	(void)!syscall(SYS_munmap, area, SIZE / 2);
+	return NULL;
+}
+
+static void *moves_half(void *arg)
+{
+	(void)arg;
+	(void)!syscall(SYS_mremap, area, SIZE / 2, SIZE / 2, MREMAP_MAYMOVE | MREMAP_FIXED,
+		       area + 4 * GIB);
+	return NULL;
+}
+
+/* Another thread has mapped something there before the pager was told that it went. */
+START_TEST(replaced_before_it_is_told)
+{
+	void *(*const goes[])(void *) = { unmaps, moves_half };
+	struct reader r;
+	pthread_t thread;
+	pid_t pager;
+	int ret;
+
+	begin();
+	r = reader_start(sees_first, NULL);
+	pager = support_child("cowfork-pager");
+	ck_assert_int_eq(kill(pager, SIGSTOP), 0);
+	ck_assert_int_eq(pthread_create(&thread, NULL, goes[_i], NULL), 0);
+	while (mmap(area, SIZE / 2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+		    MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+		nap(1);
+	fill(area, SIZE / 2, 9);
+	ck_assert_int_eq(kill(pager, SIGCONT), 0);
+	pthread_join(thread, NULL);
+	ret = reader_ask(&r);
+	if (_i)		/* it only moved */
+		ck_assert_int_eq(ret, 0);
+	if (ret == 0)
+		ck_assert_int_eq(reader_end(&r), 0);
+	else
+		ck_assert_int_eq(wait_for(r.pid), KILLED);
 }
 END_TEST
 
@@ -1511,6 +1590,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(killed, pager_waits_for_itself);
 	tcase_add_loop_test(killed, moves_while_served, 0, 8);
 	tcase_add_test(sees, emptied_twice);
+	tcase_add_loop_test(sees, replaced_before_it_is_told, 0, 2);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);
 	tcase_add_loop_test(sees, memory_goes_in_part, 0, COUNT(lost_part));
@@ -1544,6 +1624,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(many, more_have_lost_than_fit);
 	tcase_add_test(many, more_grandchildren_than_fit);
 	tcase_add_test(many, armed_while_unmapped);
+	tcase_add_test(many, child_in_many_pieces);
 	tcase_add_test(many, list_changes);
 	tcase_add_test(many, slow_fork);
 	tcase_add_test(many, maps_run_out);
