@@ -268,7 +268,7 @@ static const struct pager_shared *make_shared(struct pager *p)
 	int fd = -EFBIG;
 
 	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur >= shared_size())
-		fd = sys_memfd("cowfork-pager");
+		fd = sys_memfd("pager-cowfork");
 	if (fd < 0)
 		return NULL;
 	if (sys_ftruncate(fd, (off_t)shared_size()) == 0) {

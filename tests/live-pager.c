@@ -149,7 +149,7 @@ static int cannot_write(void *arg)
 	while (fgets(line, sizeof(line), f)) {
 		char *end, *start = (char *)strtoul(line, &end, 16);
 
-		if (!strstr(line, "/memfd:cowfork-pager"))
+		if (!strstr(line, "/memfd:pager-cowfork"))
 			continue;
 		seen++;
 		NEED(strstr(line, " r--s "));
