@@ -53,30 +53,36 @@ enum {
 
 /* --- what was written --------------------------------------------------- */
 
-/* Events of the program's own come first. */
-static int protect(struct pager *p, uintptr_t start, uintptr_t end, int on)
+/* What is armed of [start, end). Events of the program's own come first, after which less may
+ * be; and older kernels take one mapping at a time. -ENOENT: something else lies at a page of it
+ * by now, which the event tells later. */
+static int protect(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	int ret;
-
-	do {
-		ret = uffd_protect(p->uffd, start, end - start, on);
-		if (ret == -EAGAIN)
-			(void)parent_event(p);
-	} while (ret == -EAGAIN);
-	return ret;
-}
-
-/* -ENOENT: something else lies there by now, which the event tells later. */
-static int protect_parts(struct pager *p, uintptr_t start, uintptr_t end)
-{
+	size_t page = sys_page_size(), most = end - start;
 	int result = 0;
 
-	for (uintptr_t part; start < end; start = part ? part : start + sys_page_size()) {
-		int ret;
+	while (start < end) {
+		uintptr_t part = area_part(start, end);
+		int ret = 0;
 
-		part = area_part(start, end);
-		ret = part ? protect(p, start, part, 1) : 0;
+		if (!part) {
+			start += page;
+			continue;
+		}
+		if (part - start > most)
+			part = start + most;
+		ret = uffd_protect(p->uffd, start, part - start, 1);
+		if (ret == -EAGAIN) {
+			(void)parent_event(p);
+			continue;
+		}
+		if (ret == -ENOENT && part - start > page) {
+			most = (part - start) / 2 & ~(page - 1);
+			continue;
+		}
 		result = ret < 0 ? ret : result;
+		start = part;
+		most = end - start;
 	}
 	return result;
 }
@@ -85,7 +91,7 @@ static int area_rearm(struct pager *p)
 {
 	while (p->dirty_count) {
 		struct pager_area d = p->dirty[--p->dirty_count];
-		int ret = protect_parts(p, d.start, d.end);
+		int ret = protect(p, d.start, d.end);
 
 		if (ret < 0 && ret != -ENOENT) {
 			area_dirty(p, d.start, d.end);
@@ -146,7 +152,7 @@ static int arm(struct pager *p, uintptr_t start, uintptr_t end)
 	if (ret == 0)	/* and what is filled while the rest is protected would not be */
 		ret = uffd_register(p->uffd, start, end - start, WP_MISSING);
 	for (uintptr_t at = start; ret == 0 && at < end; at += STEP) {
-		ret = protect(p, at, end - at < STEP ? end : at + STEP, 1);
+		ret = protect(p, at, end - at < STEP ? end : at + STEP);
 		while (ret == 0 && parent_event(p))
 			;
 	}
@@ -248,6 +254,8 @@ static void leave_growth(struct pager *p)
 {
 	size_t page = sys_page_size();
 
+	if (p->moving.end)
+		return;
 	each_area(a) {
 		uintptr_t end = a->end;
 
@@ -260,21 +268,36 @@ static void leave_growth(struct pager *p)
 
 /* --- what comes from the program ---------------------------------------- */
 
+/* What was moved, and is not plain memory yet. */
+static int is_moving(const struct pager *p, uintptr_t page)
+{
+	return page >= p->moving.start && page < p->moving.end;
+}
+
+/* It faults again where an event comes first. */
 static void write_fault(struct pager *p, uintptr_t page)
 {
 	struct pager_area r = track_range(&p->tracks, page);
+	size_t size = sys_page_size();
+	int ret;
 
 	atomic_fetch_add(&p->news.faults, 1);
+	if (is_moving(p, page)) {
+		if (kids_give(p, page, page + size) == 0)
+			(void)uffd_protect(p->uffd, page, size, 0);
+		return;
+	}
 	if (!area_cut(page, &r)) {	/* it left meanwhile, or it grew */
 		leave_growth(p);
-		(void)uffd_protect(p->uffd, page, sys_page_size(), 0);
+		(void)uffd_protect(p->uffd, page, size, 0);
 		return;
 	}
 	if (kids_give(p, r.start, r.end) < 0)	/* it faults again */
 		return;
 	area_dirty(p, r.start, r.end);
-	if (protect(p, r.start, r.end, 0) < 0)	/* of several mappings, say */
-		(void)protect(p, page, page + sys_page_size(), 0);
+	ret = uffd_protect(p->uffd, r.start, r.end - r.start, 0);
+	if (ret < 0 && ret != -EAGAIN)		/* of several mappings, say */
+		(void)uffd_protect(p->uffd, page, size, 0);
 }
 
 /* What was emptied is touched again, or what the program made armed memory grow by unseen. */
@@ -286,6 +309,8 @@ static void missing_fault(struct pager *p, const struct uffd_msg *m)
 
 	atomic_fetch_add(&p->news.faults, 1);
 	if (!area_cut(page, &r)) {
+		if (is_moving(p, page) && kids_give(p, page, page + sys_page_size()) < 0)
+			return;
 		leave_growth(p);
 		if (uffd_zero(p->uffd, page, sys_page_size(), &done) == -EAGAIN)
 			fault_let_grow(p, p->uffd, m);
@@ -297,13 +322,37 @@ static void missing_fault(struct pager *p, const struct uffd_msg *m)
 	for (; r.start < r.end; r.start += done) {
 		int ret = uffd_zero(p->uffd, r.start, r.end - r.start, &done);
 
-		if (ret == -EAGAIN && !done)
-			fault_let_grow(p, p->uffd, m);
 		if (ret == -EEXIST && !done)
 			done = sys_page_size();
 		else if (ret < 0 && !done)
 			break;
 	}
+}
+
+static int something_comes(const struct pager *p)
+{
+	struct pollfd poll = { p->uffd, POLLIN, 0 };
+
+	return sys_poll(&poll, 1, 0) > 0;
+}
+
+/* All of what was moved to [start, end), whatever the program does with it next: that is told,
+ * since it is not plain memory yet, and may move it on. */
+static void hand_over(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	const struct pager_area before = p->moving;
+
+	for (int i = 0; i < LOOKS + SETTLE_MS; i++) {
+		p->moving = (struct pager_area){ start, end };
+		if (kids_leave(p, start, end) == 0)
+			break;
+		if (something_comes(p))
+			(void)parent_event(p);
+		else
+			sys_poll(NULL, 0, i >= LOOKS);
+	}
+	p->moving = before;
+	kids_lose(p, start, end);
 }
 
 /* Moved memory is plain memory. */
@@ -314,8 +363,12 @@ static void remapped(struct pager *p, const struct uffd_msg *m)
 
 	if (!area_is_solid(p, from, from + len))	/* its holes moved too */
 		area_vacate(p, to, to + len);
-	if (p->shared->open || kids_moved(p, from, to, len) < 0)
+	if (p->shared->open) {
 		kids_lose(p, from, from + len);
+	} else {
+		kids_moved(p, from, to, len);
+		hand_over(p, to, to + len);
+	}
 	area_left(p, from, from + len);
 	area_left(p, to, to + len);	/* a fork since the move wipes it there */
 	area_gone(p, from, from + len);
@@ -390,13 +443,6 @@ static int handle(struct pager *p, const struct uffd_msg *m)
 	return 0;
 }
 
-static int something_comes(const struct pager *p)
-{
-	struct pollfd poll = { p->uffd, POLLIN, 0 };
-
-	return sys_poll(&poll, 1, 0) > 0;
-}
-
 static int fault_comes(const struct pager *p)
 {
 	char text[64] = "";
@@ -415,7 +461,7 @@ int parent_event(struct pager *p)
 
 	if (lack && !something_comes(p))
 		return 0;
-	if (lack && !fault_comes(p)) {
+	if (lack && (!fault_comes(p) || uffd_memory_changes(p->uffd))) {
 		kids_complete(p);
 		p->prepared = 1;
 	}
@@ -448,6 +494,8 @@ static void close_window(struct pager *p)
 		sys_madvise(a->start, a->end - a->start, MADV_DONTFORK);
 		uffd_wake(p->uffd, a->start, a->end - a->start);
 	}
+	while (p->waiting_count)	/* some are of no area any more */
+		uffd_wake(p->uffd, p->waiting[--p->waiting_count], sys_page_size());
 }
 
 /* A child may have been made before the page is copied, and lack it: of that fork, as of

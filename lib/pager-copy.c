@@ -20,7 +20,7 @@
  * something else there. */
 static int is_unsure(const struct pager *p)
 {
-	return !p->arrived && uffd_memory_changes(p->uffd);
+	return uffd_memory_changes(p->uffd);
 }
 
 static int is_there(uint64_t entry, int unsure)
@@ -107,13 +107,34 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 
 	if (is_unsure(p) && !look(p, from, page))
 		return -EBUSY;
-	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page)
+	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page) {
+		if (is_unsure(p) && !look(p, from, page))	/* which made it a hole? */
+			return -EBUSY;
 		return uffd_copy(k->fd, to, (uintptr_t)p->bounce, page, &done);
+	}
 	if (sys_mincore(from, page, &there) < 0)
 		return -EFAULT;
 	if (!look(p, from, page))
 		return copy_hole(p, k, to, from);
 	return sys_madvise(from, page, MADV_POPULATE_READ) == -ENOMEM ? -ENOMEM : -EIO;
+}
+
+/* Of what was moved, and may move on in the midst of it: so that the pager does not wait for
+ * itself at what was left there (MREMAP_DONTUNMAP). */
+static int copy_moving(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
+		       size_t *ret_done)
+{
+	size_t solid = look(p, from, len < sizeof(p->bounce) ? len : sizeof(p->bounce));
+	int ret;
+
+	*ret_done = 0;
+	if (!solid || sys_pread(p->mem, p->bounce, solid, (off_t)from) != (long)solid ||
+	    look(p, from, solid) != solid)
+		return -EFAULT;
+	ret = uffd_copy(k->fd, to, (uintptr_t)p->bounce, solid, ret_done);
+	if (ret == 0)
+		*ret_done = solid;
+	return ret;
 }
 
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
@@ -123,9 +144,11 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	int ret = -EFAULT;
 
 	*ret_done = 0;
-	if (solid)
+	if (solid && p->moving.end)
+		ret = copy_moving(p, k, to, from, solid, ret_done);
+	else if (solid)
 		ret = uffd_copy(k->fd, to, from, solid, ret_done);
-	if (ret == 0)
+	if (ret == 0 && !*ret_done)
 		*ret_done = solid;
 	if (ret == -EFAULT && !*ret_done) {
 		ret = copy_by_hand(p, k, to, from);

@@ -27,10 +27,9 @@
 
 static void note(struct pager *p, struct kid *k);
 
-static long copy_part(struct pager *p, struct kid *k, const struct kid_range *part,
-		      uintptr_t moved)
+static long copy_part(struct pager *p, struct kid *k, const struct kid_range *part)
 {
-	long ret = kid_copy(p, k, part->start, part->source + moved, part->end - part->start);
+	long ret = kid_copy(p, k, part->start, part->source, part->end - part->start);
 
 	if (ret == -ESRCH)
 		kid_close(p, k);
@@ -48,10 +47,9 @@ static void close_kept(struct kid *k, uintptr_t start, uintptr_t end)
 		range_close(k, part.start, part.end);
 }
 
-/* What it lacks of [from, to), as it was at the fork; that lies `moved` bytes on now. Is that to
+/* What it lacks of [from, to), addresses of the program's. Is that to
  * be forgotten, then also where some of it is gone: the next event would find it open. */
-static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, uintptr_t moved,
-		 int forget)
+static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, int forget)
 {
 	struct kid_range part;
 	int gone = 0;
@@ -60,7 +58,7 @@ static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, u
 		uintptr_t len;
 
 		k->gone = 0;
-		len = (uintptr_t)copy_part(p, k, &part, moved);
+		len = (uintptr_t)copy_part(p, k, &part);
 		if (forget && len && !k->gone && k->count < MANY_RANGES)
 			close_kept(k, part.start, part.start + len);
 		gone |= k->gone;
@@ -75,7 +73,7 @@ static int fill(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to)
 	struct kid_range part;
 
 	while (k->fd && from < to && range_kept(k, from, to, &part)) {
-		long done = copy_part(p, k, &part, 0);
+		long done = copy_part(p, k, &part);
 
 		if (!done)
 			return -EAGAIN;
@@ -156,7 +154,7 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 	if (p->top <= (unsigned)(k - p->kid))
 		p->top = (unsigned)(k - p->kid) + 1;
 	k->hurries = sys_epoll_add(p->epoll, fd, FIRST_KID + (uint64_t)(k - p->kid)) < 0 ||
-		     k >= p->kid + ROOM;
+		     k >= p->kid + ROOM || k->count > MANY_RANGES;
 	p->hurried += (unsigned)k->hurries;
 	return k;
 }
@@ -214,6 +212,16 @@ void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m)
 		uffd_let_go(fd, page, sys_page_size());
 }
 
+/* What it grows by, it does not lack. */
+static void let_grow(const struct pager *p, const struct kid *k, const struct uffd_msg *m)
+{
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+	struct kid_range part;
+
+	if (!range_open(k, page, page + sys_page_size(), &part))
+		fault_let_grow(p, k->fd, m);
+}
+
 /* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. */
 static void kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg *m)
 {
@@ -236,6 +244,7 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	struct kid_range part;
 
 	atomic_fetch_add(&p->news.faults, 1);
+	p->by_hand = (struct pager_area){ 0 };
 	k->wanted = page;
 	if (is_there)
 		(void)uffd_protect(k->fd, page, size, 0);
@@ -244,7 +253,7 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	else
 		ret = fill(p, k, range.start, range.end);
 	if (k->fd && ret == -EAGAIN)
-		fault_let_grow(p, k->fd, m);
+		let_grow(p, k, m);
 	if (k->fd && !is_there && range_open(k, page, page + size, &part) && range_lost(&part))
 		kill_of(p, k->fd, range_lost(&part), m);
 	else if (k->fd && k->wanted)		/* who gets a page is woken by that */
@@ -271,10 +280,11 @@ static void complete(struct pager *p, struct kid *k)
 	int gone = k->gone;	/* as whoever serves it just now knows */
 	struct kid_range r;
 
+	p->by_hand = (struct pager_area){ 0 };
 	k->completing = 1;
 	k->gone = 0;
 	while (k->fd && !k->gone && largest(k, &r)) {
-		uintptr_t end = r.start + (uintptr_t)copy_part(p, k, &r, 0);
+		uintptr_t end = r.start + (uintptr_t)copy_part(p, k, &r);
 
 		if (end > r.start && !k->gone)
 			close_kept(k, r.start, end);
@@ -329,7 +339,7 @@ static void note(struct pager *p, struct kid *k)
 			event(p, k, &m);
 			continue;
 		}
-		fault_let_grow(p, k->fd, &m);
+		let_grow(p, k, &m);
 		page &= ~(sys_page_size() - 1);
 		if (!k->wait_end || page < k->wait_start)
 			k->wait_start = page;
@@ -351,11 +361,20 @@ static void kid_events(struct pager *p, struct kid *k)
 	}
 }
 
+/* The number may be another's by now. */
+static int has_place(const struct pager *p, int fd)
+{
+	for (const struct kid *k = p->kid; k < p->kid + p->top; k++)
+		if (k->fd == fd)
+			return 1;
+	return 0;
+}
+
 static void end_placeless(struct pager *p, int fd)
 {
 	struct uffd_msg m;
 
-	while (uffd_read(fd, &m)) {
+	while (!has_place(p, fd) && uffd_read(fd, &m)) {
 		if (m.event == UFFD_EVENT_FORK)
 			(void)kid_without_place(p, (int)m.arg.fork.ufd);
 		if (m.event == UFFD_EVENT_PAGEFAULT)
@@ -370,17 +389,17 @@ static void end_placeless(struct pager *p, int fd)
 		if (k->fd)
 
 /* A child's child may have taken a place that was passed already. */
-static int give_all(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t moved,
-		    int forget)
+static int give_all(struct pager *p, uintptr_t start, uintptr_t end, int forget)
 {
 	unsigned born;
 	int gone;
 
+	p->by_hand = (struct pager_area){ 0 };
 	do {
 		born = p->born;
 		gone = 0;
 		each_kid(p, k) {
-			give(p, k, start, end, moved, forget);
+			give(p, k, start, end, forget);
 			gone |= k->gone;
 			kid_wake(k);
 		}
@@ -390,7 +409,7 @@ static int give_all(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t m
 
 int kids_give(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return give_all(p, start, end, 0, 0);
+	return give_all(p, start, end, 0);
 }
 
 /* It has that by now, but for what is gone. */
@@ -402,29 +421,29 @@ static void forget_source(struct kid *k, uintptr_t start, uintptr_t end)
 		range_close(k, part.start, part.end);
 }
 
-static int give_away(struct pager *p, uintptr_t start, uintptr_t end, uintptr_t moved)
+static int give_away(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	int ret = give_all(p, start, end, moved, 1);
+	int ret = give_all(p, start, end, 1);
 
 	each_kid(p, k)
 		forget_source(k, start, end);
 	return ret;
 }
 
-/* What is told of now has come: nobody moves on what mremap(2) has not returned yet. */
-int kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
+void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
 {
-	int ret;
+	struct kid_range part;
 
-	p->arrived = 1;
-	ret = give_away(p, from, from + len, to - from);
-	p->arrived = 0;
-	return ret;
+	each_kid(p, k)
+		while (range_by_source(k, from, from + len, &part)) {
+			range_close(k, part.start, part.end);
+			range_add(k, part.start, part.end, part.source + (to - from));
+		}
 }
 
 int kids_leave(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return give_away(p, start, end, 0);
+	return give_away(p, start, end);
 }
 
 void kids_complete(struct pager *p)
@@ -459,6 +478,8 @@ static int poison(struct pager *p, struct kid *k, uintptr_t start, size_t len)
 
 	if (ret == -ENOENT && !done && len > page)
 		return poison(p, k, start, len / 2 & ~(page - 1));
+	if (ret == -ENOENT && !done && uffd_memory_changes(k->fd))
+		ret = -EAGAIN;
 	if ((ret == -ENOENT || ret == -EEXIST) && !done)
 		done = page;
 	if (!done && ret != -EAGAIN)
@@ -477,10 +498,12 @@ void kids_poison(struct pager *p)
 	uint64_t end = sys_now_ns() + POISON_MS * 1000000u;
 	struct kid_range r;
 
-	each_kid(p, k)
+	each_kid(p, k) {
 		while (k->fd && lost_range(k, &r) && r.end != UINTPTR_MAX &&
 		       sys_now_ns() < end && poison(p, k, r.start, r.end - r.start) == 0)
 			;
+		kid_wake(k);
+	}
 }
 
 int kids_lack(const struct pager *p)
@@ -521,6 +544,7 @@ static void make_room(struct pager *p)
 		k->hurries = 0;
 		p->hurried--;
 		complete(p, k);
+		kid_wake(k);
 		if (k->fd && !k->count)
 			kid_close(p, k);
 	}

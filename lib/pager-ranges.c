@@ -122,8 +122,13 @@ void range_begin(struct kid *k, struct large_table *large, const struct kid *of)
 	k->open = k->own;
 	k->room = KID_RANGES;
 	k->count = 0;
-	for (unsigned i = 0; of && i < of->count; i++)
+	for (unsigned i = 0; of && i < of->count; i++) {
+		if (k->count == k->room && !grow(k)) {
+			range_lose_all(k);
+			return;
+		}
 		add(k, &of->open[i]);
+	}
 }
 
 void range_close(struct kid *k, uintptr_t start, uintptr_t end)

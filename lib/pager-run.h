@@ -116,8 +116,9 @@ struct pager {
 	unsigned left_count;
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	int prepared;			/* children have what is there, whatever is read next */
-	struct pager_area by_hand;	/* the last run of holes that a look found */
-	int arrived;			/* holes are no trace of a move that is not told yet */
+	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
+					 * served just now */
+	struct pager_area moving;	/* it was moved, and children get it just now */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
 	unsigned hurried, swept;	/* how many hurry; born at the last look for who ended */
@@ -161,7 +162,7 @@ void kids_complete(struct pager *p);
 void kids_lose(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* It lies at `to` now, write-protected still. */
-int kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
+void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
 
 /* What is lost is poisoned, so that nobody needs the pager for that. */
 void kids_poison(struct pager *p);

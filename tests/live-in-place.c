@@ -29,6 +29,7 @@
 
 #define SIZE (8 * MIB)
 #define PAGES (SIZE / PAGE)
+#define WIDE (128 * MIB)
 #define KILLED (128 + SIGKILL)
 #define CRASHED (128 + SIGSEGV)
 
@@ -614,10 +615,77 @@ static int empties_every_other(void *arg)
 	return 0;
 }
 
+/* One call right after the other, before children have what the first has moved; and what it
+ * left is something else's. */
+static int moves_on_and_on(void *arg)
+{
+	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | (*(int *)arg ? MREMAP_DONTUNMAP : 0);
+	char *now = area;
+
+	for (size_t n = 1; n <= 3; n++) {
+		char *to = area + n * 4 * GIB;
+
+		NEED((char *)syscall(SYS_mremap, now, WIDE, WIDE, flags, to) == to);
+		if (!*(int *)arg)
+			NEED(mmap(now, WIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+				  MAP_FIXED | MAP_POPULATE, -1, 0) == now);
+		now = to;
+	}
+	fill(now, WIDE, 5);
+	return 0;
+}
+
+static int sees_wide(void *arg)
+{
+	(void)arg;
+	return is_filled(area, WIDE, 1) ? 0 : 1;
+}
+
+START_TEST(moves_twice)
+{
+	struct reader r[4];
+	int how = _i;
+
+	begin_with(WIDE);
+	for (int i = 0; i < COUNT(r); i++)
+		r[i] = reader_start(sees_wide, NULL);
+	ck_assert_int_eq(moves_on_and_on(&how), 0);
+	for (int i = 0; i < COUNT(r); i++) {
+		ck_assert_int_eq(reader_ask(&r[i]), 0);
+		ck_assert_int_eq(reader_end(&r[i]), 0);
+	}
+	ck_assert_uint_eq(stats().pager_killed, 0);
+}
+END_TEST
+
+/* A child in pieces, which makes more, while its parent's memory moves. */
+static int empties_slowly(void *arg)
+{
+	for (size_t p = 0; p < WIDE / PAGE; p += 2)
+		NEED(madvise(area + p * PAGE, PAGE, MADV_DONTNEED) == 0);
+	for (size_t p = 1; p < WIDE / PAGE; p += 2)
+		NEED(is_page_filled(area, p, 1));
+	return arg != NULL;
+}
+
+START_TEST(moves_beside_pieces)
+{
+	int how = 0;	/* else the pager may be lost, see moves_while_served */
+	pid_t pid;
+
+	begin_with(WIDE);
+	pid = cow_fork();
+	if (pid == 0)
+		_exit(empties_slowly(NULL));
+	usleep(3000);
+	ck_assert_int_eq(moves_on_and_on(&how), 0);
+	ck_assert_int_eq(wait_for(pid), 0);
+	ck_assert_uint_eq(stats().pager_killed, 0);
+}
+END_TEST
+
 /* Faster than the pager can give it what it lacks: pieces of it become many. */
 enum { EMPTIERS = 4 };
-#define WIDE (128 * MIB)
-
 static void *empties_its_share(void *arg)
 {
 	for (size_t p = (size_t)arg * 2; p < WIDE / PAGE; p += 2 * (size_t)EMPTIERS)
@@ -907,6 +975,35 @@ START_TEST(replaced_before_it_is_told)
 END_TEST
 
 /* Emptied again by calls of its own, with a child that lacks the holes. */
+/* A hole that was found stands for itself, not for what was behind it then. */
+static int sees_refilled(void *arg)
+{
+	(void)arg;
+	NEED(is_zero(area, PAGE));
+	for (size_t p = 1; p < MIB / PAGE; p++)
+		NEED(is_page_filled(area, p, 4));
+	return 0;
+}
+
+START_TEST(hole_before_what_was_filled)
+{
+	struct reader r;
+
+	begin();
+	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+	ck_assert_int_eq((int)syscall(SYS_madvise, area, MIB, MADV_DONTNEED), 0);
+	r = reader_start(does_nothing, NULL);
+	ck_assert_int_eq((int)syscall(SYS_madvise, area, MIB, MADV_DONTNEED), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+	for (size_t p = 1; p < MIB / PAGE; p++)
+		fill_page(area, p, 4);
+	r = reader_start(sees_refilled, NULL);
+	ck_assert_int_eq((int)syscall(SYS_madvise, area + PAGE, MIB - PAGE, MADV_DONTNEED), 0);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
 START_TEST(emptied_twice)
 {
 	struct reader r;
@@ -1590,6 +1687,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(killed, pager_waits_for_itself);
 	tcase_add_loop_test(killed, moves_while_served, 0, 8);
 	tcase_add_test(sees, emptied_twice);
+	tcase_add_test(sees, hole_before_what_was_filled);
 	tcase_add_loop_test(sees, replaced_before_it_is_told, 0, 2);
 	tcase_add_test(sees, memory_goes_unseen);
 	tcase_add_loop_test(sees, page_is_unreadable, 0, 2);
@@ -1625,6 +1723,8 @@ static Suite *in_place_suite(void)
 	tcase_add_test(many, more_grandchildren_than_fit);
 	tcase_add_test(many, armed_while_unmapped);
 	tcase_add_test(many, child_in_many_pieces);
+	tcase_add_loop_test(many, moves_twice, 0, 2);
+	tcase_add_test(many, moves_beside_pieces);
 	tcase_add_test(many, list_changes);
 	tcase_add_test(many, slow_fork);
 	tcase_add_test(many, maps_run_out);
