@@ -1252,9 +1252,11 @@ START_TEST(pinned_since)
 	ck_assert_int_eq(in_child(sees_first, NULL), 0);
 	fd = open("/proc/self/exe", O_RDONLY | O_DIRECT);
 	ck_assert_int_ge(fd, 0);
-	nap(1100);	/* descriptors are looked at once a second */
-	ck_assert_int_eq(in_child(sees_first, NULL), 0);
-	ck_assert_uint_eq(stats().forks_in_place, 1);
+	/* descriptors are looked at once a second, or more seldom where that takes long */
+	for (int i = 0; i < 20 && !stats().native[COW_REASON_PINNED]; i++) {
+		nap(1100);
+		ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	}
 	ck_assert_uint_eq(stats().native[COW_REASON_PINNED], 1);
 	ck_assert_uint_eq(stats().bytes_armed, 0);
 }
@@ -1699,7 +1701,6 @@ static Suite *in_place_suite(void)
 	tcase_add_test(sees, emptied_both_ways);
 	tcase_add_test(sees, holes_move);
 	tcase_add_test(sees, arena_stays_plain);
-	tcase_add_test(sees, pinned_since);
 	tcase_add_test(killed, standard_error_ends);
 	tcase_add_loop_test(sees, grows_in_place, 0, 2);
 	tcase_add_test(sees, grows_in_window);
@@ -1725,6 +1726,7 @@ static Suite *in_place_suite(void)
 	tcase_add_test(many, child_in_many_pieces);
 	tcase_add_loop_test(many, moves_twice, 0, 2);
 	tcase_add_test(many, moves_beside_pieces);
+	tcase_add_test(many, pinned_since);
 	tcase_add_test(many, list_changes);
 	tcase_add_test(many, slow_fork);
 	tcase_add_test(many, maps_run_out);
