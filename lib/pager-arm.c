@@ -45,6 +45,7 @@
 #define PATIENCE_MS 2		/* of a writer, while the program should be forking */
 #define LOOKS 100		/* whether a thread goes on whose call was told of, at once */
 #define SETTLE_MS 5		/* ... and every ms */
+#define HAND_OVER_MS 1000u	/* while other threads move memory, too */
 
 enum {
 	WP = UFFDIO_REGISTER_MODE_WP,
@@ -341,16 +342,12 @@ static int something_comes(const struct pager *p)
 static void hand_over(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	const struct pager_area before = p->moving;
+	uint64_t until = sys_now_ns() + HAND_OVER_MS * 1000000u;
 
-	for (int i = 0; i < LOOKS + SETTLE_MS; i++) {
-		p->moving = (struct pager_area){ start, end };
-		if (kids_leave(p, start, end) == 0)
-			break;
-		if (something_comes(p))
-			(void)parent_event(p);
-		else
-			sys_poll(NULL, 0, i >= LOOKS);
-	}
+	p->moving = (struct pager_area){ start, end };
+	while (kids_leave(p, start, end) < 0 && sys_now_ns() < until)
+		if (!parent_event(p))
+			sys_poll(NULL, 0, 1);
 	p->moving = before;
 	kids_lose(p, start, end);
 }
