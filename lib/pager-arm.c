@@ -45,7 +45,7 @@
 #define PATIENCE_MS 2		/* of a writer, while the program should be forking */
 #define LOOKS 100		/* whether a thread goes on whose call was told of, at once */
 #define SETTLE_MS 5		/* ... and every ms */
-#define HAND_OVER_MS 1000u	/* while other threads move memory, too */
+#define GIVE_MS 1000u		/* ... what children lack, whatever other threads do */
 
 enum {
 	WP = UFFDIO_REGISTER_MODE_WP,
@@ -196,8 +196,10 @@ static struct pager_area unwipe(uintptr_t start, uintptr_t end)
 static void until_given(struct pager *p, uintptr_t start, uintptr_t end,
 			int (*give)(struct pager *, uintptr_t, uintptr_t))
 {
+	uint64_t until = sys_now_ns() + GIVE_MS * 1000000u;
+
 	for (int i = 0; give(p, start, end) < 0; i++) {
-		if (p->shared->open || i == LOOKS + SETTLE_MS) {
+		if (p->shared->open || sys_now_ns() > until) {
 			kids_lose(p, start, end);
 			return;
 		}
@@ -342,14 +344,10 @@ static int something_comes(const struct pager *p)
 static void hand_over(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	const struct pager_area before = p->moving;
-	uint64_t until = sys_now_ns() + HAND_OVER_MS * 1000000u;
 
 	p->moving = (struct pager_area){ start, end };
-	while (kids_leave(p, start, end) < 0 && sys_now_ns() < until)
-		if (!parent_event(p))
-			sys_poll(NULL, 0, 1);
+	until_given(p, start, end, kids_leave);
 	p->moving = before;
-	kids_lose(p, start, end);
 }
 
 /* Moved memory is plain memory. */

@@ -47,8 +47,8 @@ static void close_kept(struct kid *k, uintptr_t start, uintptr_t end)
 		range_close(k, part.start, part.end);
 }
 
-/* What it lacks of [from, to), addresses of the program's. Is that to
- * be forgotten, then also where some of it is gone: the next event would find it open. */
+/* What it lacks of [from, to), addresses of the program's. Is that to be forgotten, then also
+ * where some of it is gone: the next event would find it open. */
 static void give(struct pager *p, struct kid *k, uintptr_t from, uintptr_t to, int forget)
 {
 	struct kid_range part;
@@ -421,15 +421,6 @@ static void forget_source(struct kid *k, uintptr_t start, uintptr_t end)
 		range_close(k, part.start, part.end);
 }
 
-static int give_away(struct pager *p, uintptr_t start, uintptr_t end)
-{
-	int ret = give_all(p, start, end, 1);
-
-	each_kid(p, k)
-		forget_source(k, start, end);
-	return ret;
-}
-
 void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
 {
 	struct kid_range part;
@@ -443,7 +434,11 @@ void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
 
 int kids_leave(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return give_away(p, start, end);
+	int ret = give_all(p, start, end, 1);
+
+	each_kid(p, k)
+		forget_source(k, start, end);
+	return ret;
 }
 
 void kids_complete(struct pager *p)

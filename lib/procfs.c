@@ -1,6 +1,7 @@
 /*
  * Parsing of /proc/self/maps and /proc/self/pagemap with buffers on the stack.
- * Bits of a pagemap entry: Documentation/admin-guide/mm/pagemap.rst.
+ * Bits of a pagemap entry: Documentation/admin-guide/mm/pagemap.rst. (Longer than others, since
+ * all that is read there is read by one small reader.)
  *
  * SPDX-License-Identifier: MIT
  */

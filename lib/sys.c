@@ -174,17 +174,17 @@ int sys_munlockall(void)
 	return (int)CALL(SYS_munlockall, 0);
 }
 
-int sys_memfd_create(const char *name, unsigned flags)
+static int memfd_create_with(const char *name, unsigned flags)
 {
 	return (int)CALL(SYS_memfd_create, name, flags);
 }
 
 int sys_memfd(const char *name)
 {
-	int fd = sys_memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+	int fd = memfd_create_with(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
 
 	if (fd == -EINVAL)	/* before Linux 6.3 */
-		fd = sys_memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		fd = memfd_create_with(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	return fd;
 }
 

@@ -38,7 +38,6 @@ int sys_mlock2(uintptr_t addr, size_t len, unsigned flags);
 int sys_munlock(uintptr_t addr, size_t len);
 int sys_mlockall(int flags);
 int sys_munlockall(void);
-int sys_memfd_create(const char *name, unsigned flags);
 int sys_memfd(const char *name);	/* closed on exec; not to be run, and it can be sealed */
 int sys_seal(int fd, int seals);
 int sys_ftruncate(int fd, off_t size);

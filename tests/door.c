@@ -158,7 +158,7 @@ WRAP(int, sys_mlock2, (uintptr_t at, size_t len, unsigned flags), (at, len, flag
 WRAP(int, sys_munlock, (uintptr_t at, size_t len), (at, len), (void)0)
 WRAP(int, sys_mlockall, (int flags), (flags), (void)0)
 WRAP(int, sys_munlockall, (void), (), (void)0)
-WRAP(int, sys_memfd_create, (const char *name, unsigned flags), (name, flags), (void)0)
+WRAP(int, sys_memfd, (const char *name), (name), (void)0)
 WRAP(int, sys_ftruncate, (int fd, off_t size), (fd, size), (void)0)
 WRAP(int, sys_open, (const char *path, int flags), (path, flags), (void)0)
 WRAP(long, sys_pread, (int fd, void *buf, size_t len, off_t off), (fd, buf, len, off), (void)0)

@@ -22,7 +22,7 @@
 	X(sys_munlock, ENOMEM, EPERM)					\
 	X(sys_mlockall, ENOMEM, EPERM)					\
 	X(sys_munlockall, EPERM, ENOMEM)				\
-	X(sys_memfd_create, EMFILE, ENOSYS)				\
+	X(sys_memfd, EMFILE, ENOSYS)					\
 	X(sys_ftruncate, EFBIG, EINVAL)					\
 	X(sys_open, EMFILE, EACCES)					\
 	X(sys_pread, EIO, EPERM)					\
