@@ -187,23 +187,13 @@ static void let_moved_go(struct pager_shared *s, const struct uffd_msg *m)
 	areas_set(&s->areas, &a);
 }
 
-static int add(struct pager_shared *s, int fd)
-{
-	for (unsigned i = 0; i < KIDS; i++)
-		if (!s->kid_fd[i]) {
-			s->kid_fd[i] = fd;
-			return 0;
-		}
-	return -EMFILE;	/* it stays open: who touches something waits for ever */
-}
-
 static void look(struct pager_shared *s, int fd)
 {
 	struct uffd_msg m;
 
 	while (uffd_read(fd, &m)) {
 		if (m.event == UFFD_EVENT_FORK)
-			(void)add(s, (int)m.arg.fork.ufd);
+			file_add(s, (int)m.arg.fork.ufd);
 		if (m.event == UFFD_EVENT_REMAP && fd == s->uffd)
 			let_moved_go(s, &m);
 		if (m.event != UFFD_EVENT_PAGEFAULT || fd == s->uffd)
@@ -236,19 +226,12 @@ static void watch(struct pager_shared *s)
 
 		living = 0;
 		look(s, s->uffd);
-		for (unsigned i = 0; i < KIDS; i++) {
-			int fd = s->kid_fd[i];
-
-			if (!fd)
-				continue;
+		each_file(s, fd) {
 			look(s, fd);
-			if (uffd_memory_lives(fd)) {
-				if (++living < 64)
-					fds[living] = (struct pollfd){ fd, POLLIN, 0 };
-			} else {
-				s->kid_fd[i] = 0;
-				sys_close(fd);
-			}
+			if (!uffd_memory_lives(fd))
+				file_close(s, fd);
+			else if (++living < 64)
+				fds[living] = (struct pollfd){ fd, POLLIN, 0 };
 		}
 		(void)sys_poll(fds, living < 63 ? living + 1 : 64, LOOK_MS);
 	} while (living || (s->open && uffd_memory_lives(s->uffd)));
@@ -342,9 +325,8 @@ static void main_of_keeper(void *arg)
 	}
 	atomic_store(&s->lost, 1);
 	let_program_go(s, bell_page);
-	for (unsigned i = 0; i < KIDS; i++)
-		if (s->kid_fd[i])
-			wake_all(s->kid_fd[i]);
+	each_file(s, fd)
+		wake_all(fd);
 	watch(s);
 }
 

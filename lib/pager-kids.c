@@ -88,8 +88,7 @@ void kid_close(struct pager *p, struct kid *k)
 {
 	if (!k->fd)
 		return;
-	atomic_store(&p->shared->kid_fd[k - p->kid], 0);
-	sys_close(k->fd);
+	file_close(p->shared, k->fd);
 	k->fd = 0;
 	range_end(k);
 	p->kids--;
@@ -133,28 +132,30 @@ static struct kid *place(struct pager *p)
 /* It may have lost all of it: so much is known without a place. */
 static struct kid *kid_without_place(struct pager *p, int fd)
 {
-	(void)sys_epoll_add(p->epoll, fd, FIRST_KID + KIDS + (uint64_t)fd);
-	if (p->placeless_count < PLACELESS)
-		p->placeless[p->placeless_count++] = fd;
+	p->placeless++;
+	if (sys_epoll_add(p->epoll, fd, FIRST_KID + KIDS + (uint64_t)fd) < 0)
+		p->deaf = 1;
 	return NULL;
 }
 
 struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 {
 	struct kid *k = place(p);
+	int is_heard;
 
+	file_add(p->shared, fd);
 	if (!k)
 		return kid_without_place(p, fd);
 	memset(k, 0, offsetof(struct kid, own));
 	k->fd = fd;
 	open_as(p, k, of);
-	atomic_store(&p->shared->kid_fd[k - p->kid], fd);
 	p->kids++;
 	p->born++;
 	if (p->top <= (unsigned)(k - p->kid))
 		p->top = (unsigned)(k - p->kid) + 1;
-	k->hurries = sys_epoll_add(p->epoll, fd, FIRST_KID + (uint64_t)(k - p->kid)) < 0 ||
-		     k >= p->kid + ROOM || k->count > MANY_RANGES;
+	is_heard = sys_epoll_add(p->epoll, fd, FIRST_KID + (uint64_t)(k - p->kid)) == 0;
+	p->deaf |= !is_heard;
+	k->hurries = !is_heard || k >= p->kid + ROOM || k->count > MANY_RANGES;
 	p->hurried += (unsigned)k->hurries;
 	return k;
 }
@@ -506,22 +507,21 @@ int kids_lack(const struct pager *p)
 	for (unsigned i = 0; i < p->top; i++)
 		if (p->kid[i].fd && p->kid[i].count)
 			return 1;
-	return p->placeless_count != 0;
+	return p->placeless != 0;
 }
 
 void kids_sweep(struct pager *p)
 {
-	unsigned left = 0;
-
 	each_kid(p, k)
 		if (!uffd_memory_lives(k->fd))
 			kid_close(p, k);
-	for (unsigned i = 0; i < p->placeless_count; i++)
-		if (uffd_memory_lives(p->placeless[i]))
-			p->placeless[left++] = p->placeless[i];
-		else
-			sys_close(p->placeless[i]);
-	p->placeless_count = left;
+	if (!p->placeless)
+		return;
+	each_file(p->shared, fd)
+		if (!has_place(p, fd) && !uffd_memory_lives(fd)) {
+			file_close(p->shared, fd);
+			p->placeless--;
+		}
 }
 
 /* Not in the midst of serving, or places would change hands there. */
@@ -552,4 +552,15 @@ void kid_comes(struct pager *p, uint64_t number)
 	else if (p->kid[number - FIRST_KID].fd)
 		kid_events(p, &p->kid[number - FIRST_KID]);
 	make_room(p);
+}
+
+void kids_come(struct pager *p)
+{
+	each_kid(p, k)
+		kid_events(p, k);
+	if (p->placeless)
+		each_file(p->shared, fd)
+			end_placeless(p, fd);
+	make_room(p);
+	p->deaf = p->kids || p->placeless;
 }

@@ -18,7 +18,7 @@
 				 * bell, and the program's end */
 #define KIDS 1024u		/* that may be incomplete at a time */
 #define ROOM 768u		/* ... before who comes gets all that it lacks */
-#define PLACELESS 1024u
+#define FILES 65536u		/* that may be open: above, a fork waits until somebody ends */
 #define KID_RANGES 1024u		/* for each child; with more it takes a large table */
 #define LARGE_RANGES 131072u	/* every second page of 1 GiB */
 #define LARGE_TABLES 8u
@@ -81,7 +81,7 @@ struct pager_shared {
 	atomic_int open;		/* a child may be made that nobody knows */
 	struct pager_lists areas;
 	_Atomic(int) uffd, bell;
-	_Atomic(int) kid_fd[KIDS];	/* 0: none */
+	_Atomic(uint64_t) files[FILES / 64];	/* bits: which are children's userfaultfds */
 };
 
 struct pager {
@@ -122,8 +122,8 @@ struct pager {
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
 	unsigned hurried, swept;	/* how many hurry; born at the last look for who ended */
-	int placeless[PLACELESS];	/* descriptors of those for whom there was no place */
-	unsigned placeless_count;
+	unsigned placeless;		/* for how many there was no place */
+	int deaf;			/* epoll had no room for somebody: look at all by time */
 	struct kid *newest;
 	uintptr_t waiting[WAITING];	/* pages of writers, in the window */
 	unsigned waiting_count;
@@ -149,6 +149,7 @@ void kid_close(struct pager *p, struct kid *k);
 /* Something came from a child, by the number that its descriptor was added to the epoll
  * with: serve it, or note what it did with its memory. Until there is nothing left to read. */
 void kid_comes(struct pager *p, uint64_t number);
+void kids_come(struct pager *p);	/* ... from anyone */
 
 /* Let every child have [start, end), which the program is about to change. -EAGAIN: some of
  * it may have moved, of which the next event tells. */
@@ -187,6 +188,17 @@ struct pager_area track_range(struct tracks *t, uintptr_t page);
 /* Copy up to `len` bytes; how far it came, or -EAGAIN: the child's events come first;
  * -ESRCH: it has ended. What of it cannot be had is noted with the child. */
 long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len);
+
+/* --- pager-files.c: which descriptors are children's --------------------- */
+
+void file_add(struct pager_shared *s, int fd);
+void file_close(struct pager_shared *s, int fd);
+
+/* The first that is not below fd; -1: there is none. */
+int file_next(const struct pager_shared *s, int fd);
+
+#define each_file(s, fd)							\
+	for (int fd = file_next(s, 0); fd >= 0; fd = file_next(s, fd + 1))
 
 /* --- pager-ranges.c: what a child lacks ---------------------------------- */
 

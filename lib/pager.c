@@ -27,6 +27,7 @@
 #define STACK_SIZE ((size_t)128 << 10)
 #define TLS_SIZE ((size_t)16 << 10)	/* what is never used, on both sides of its base */
 #define IDLE_MS 1000			/* has the program become another by execve(2)? */
+#define DEAF_MS 10			/* a child may wait so long that epoll has no room for */
 #define BUDGET 64u			/* of its faults before children have a turn */
 #define BEGIN_NS 100000000u
 #define END_MS 2000
@@ -149,9 +150,11 @@ static void run(struct pager *p)
 
 	do {
 		lives = p->pidfd >= 0;
-		n = sys_epoll_wait(p->epoll, events, 16, IDLE_MS);
+		n = sys_epoll_wait(p->epoll, events, 16, p->deaf ? DEAF_MS : IDLE_MS);
 		for (int i = 0; i < n; i++)
 			serve(p, events[i].data.u64);
+		if (p->deaf)
+			kids_come(p);
 	} while (!p->ends && ((n > 0 && lives == (p->pidfd >= 0)) || is_needed(p)));
 }
 
@@ -171,7 +174,7 @@ static int open_all(struct pager *p)
 	int ret;
 
 	sys_close_range(0, ~0u, 0);
-	files = sys_many_files();
+	files = sys_many_files(FILES);
 	p->most = files < KIDS + OWN_FILES ? files - OWN_FILES : KIDS;
 	if (files <= OWN_FILES)
 		return -EMFILE;

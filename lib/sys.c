@@ -414,15 +414,15 @@ void sys_new_session(void)
 	CALL(SYS_setsid, 0);
 }
 
-unsigned sys_many_files(void)
+unsigned sys_many_files(unsigned most)
 {
 	struct rlimit64 limit;
 
 	if (CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit) < 0)
 		return 0;
-	limit.rlim_cur = limit.rlim_max;
+	limit.rlim_cur = limit.rlim_max < most ? limit.rlim_max : most;
 	CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, NULL);
-	return limit.rlim_max < UINT_MAX ? (unsigned)limit.rlim_max : UINT_MAX;
+	return (unsigned)limit.rlim_cur;
 }
 
 void sys_go_to_root(void)

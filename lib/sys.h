@@ -112,7 +112,7 @@ int sys_pidfd_getfd(int pidfd, int fd);
 int sys_pipe(int ret_ends[2]);		/* close-on-exec */
 void sys_pidfd_kill(int pidfd);		/* SIGKILL */
 void sys_new_session(void);
-unsigned sys_many_files(void);		/* as the hard limit allows: how many */
+unsigned sys_many_files(unsigned most);	/* as the hard limit allows: how many */
 void sys_go_to_root(void);		/* of the file system: no mount is kept busy */
 int sys_getppid(void);
 int sys_lives(int pid);			/* of a child that is not reaped: does it run? */

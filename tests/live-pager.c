@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "in-place.h"
+#include "pager-run.h"
 #include "process.h"
 #include "support.h"
 #include "uffd.h"
@@ -47,6 +48,16 @@ int __wrap_uffd_poison(int uffd, uintptr_t start, size_t len, size_t *ret_done)
 {
 	*ret_done = 0;
 	return no_poison ? -EINVAL : __real_uffd_poison(uffd, start, len, ret_done);
+}
+
+/* Epoll takes nobody more. Shared with the pager. */
+static int no_room;
+
+int __real_sys_epoll_add(int epoll, int fd, uint64_t data);
+int __wrap_sys_epoll_add(int epoll, int fd, uint64_t data);
+int __wrap_sys_epoll_add(int epoll, int fd, uint64_t data)
+{
+	return no_room ? -ENOSPC : __real_sys_epoll_add(epoll, fd, data);
 }
 
 /* Filled, and armed. */
@@ -374,6 +385,80 @@ START_TEST(without_words)
 }
 END_TEST
 
+/* Whom epoll has no room for is served nevertheless, or ended. */
+static int has_children(void *arg)
+{
+	pid_t half = raw_fork(), all;
+
+	if (half == 0)
+		_exit(sees_half(arg));
+	all = raw_fork();
+	if (all == 0)
+		_exit(sees_first(arg));
+	NEED(wait_for(half) == 0);
+	NEED(wait_for(all) == KILLED);
+	return 0;
+}
+
+START_TEST(without_epoll)
+{
+	struct reader r;
+
+	begin();
+	no_room = 1;
+	ck_assert_int_eq(in_child(sees_first, NULL), 0);
+	no_room = 0;
+	r = reader_start(has_children, NULL);
+	lose_half();
+	no_room = 1;
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
+/* More than have a place lack what is lost, when the pager is killed. */
+#define CROWD (KIDS + 8)
+
+static int is_killed_as_all(void *arg)
+{
+	static pid_t pids[CROWD];
+	int go[2], killed = 0;
+	char byte;
+
+	NEED(pipe(go) == 0);
+	NEED(dup2(open("/dev/null", O_WRONLY), 2) == 2);	/* that many last words */
+	for (unsigned i = 0; i < CROWD; i++) {
+		pids[i] = raw_fork();
+		NEED(pids[i] >= 0);
+		if (pids[i])
+			continue;
+		close(go[1]);
+		_exit(read(go[0], &byte, 1) == 0 ? sees_first(NULL) : 2);
+	}
+	if (*(pid_t *)arg)
+		NEED(kill(*(pid_t *)arg, SIGKILL) == 0);
+	close(go[1]);
+	for (unsigned i = 0; i < CROWD; i++)
+		killed += wait_for(pids[i]) == KILLED;
+	NEED(killed == CROWD);
+	return 0;
+}
+
+START_TEST(a_crowd_is_ended)
+{
+	pid_t pager = 0;
+	struct reader r;
+
+	begin();
+	if (_i)
+		pager = support_child("cowfork-pager");
+	r = reader_start(is_killed_as_all, &pager);
+	lose_half();
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
+}
+END_TEST
+
 /* --- privileges are given up ----------------------------------------------- */
 
 /* The runtime's setuid(2) does so. */
@@ -539,6 +624,8 @@ static Suite *pager_suite(void)
 	tcase_add_test(ended, child_of_another_user);
 	tcase_add_test(ended, lost_in_a_window);
 	tcase_add_loop_test(ended, without_words, 0, 2);
+	tcase_add_test(ended, without_epoll);
+	tcase_add_loop_test(ended, a_crowd_is_ended, 0, 2);
 	tcase_add_test(parts, ends_for_good);
 	tcase_add_test(parts, ends_beside_the_lost);
 	tcase_add_test(parts, ends_beside_the_lost_in_pieces);
