@@ -350,25 +350,47 @@ static void hand_over(struct pager *p, uintptr_t start, uintptr_t end)
 	p->moving = before;
 }
 
+/* Where its length is not known: what else lies there may be armed. */
+static void make_plain_beside_areas(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	for (uintptr_t next; start < end; start = next) {
+		next = area_part(start, end);
+		if (next)
+			continue;
+		next = start + sys_page_size();
+		make_plain(p, start, next);
+	}
+}
+
+static int handle(struct pager *p, const struct uffd_msg *m);
+
 /* Moved memory is plain memory. */
-static void remapped(struct pager *p, const struct uffd_msg *m)
+static int remapped(struct pager *p, const struct uffd_msg *m)
 {
 	uintptr_t from = (uintptr_t)m->arg.remap.from, to = (uintptr_t)m->arg.remap.to;
-	size_t len = (size_t)m->arg.remap.len;
+	size_t told = (size_t)m->arg.remap.len;
+	struct uffd_msg next;
+	size_t len = move_length(p, p->uffd, m, &next);
+	int is_known = len != 0;
 
+	len = is_known ? len : told;
 	if (!area_is_solid(p, from, from + len))	/* its holes moved too */
 		area_vacate(p, to, to + len);
-	if (p->shared->open) {
+	if (p->shared->open || !is_known) {
 		kids_lose(p, from, from + len);
 	} else {
 		kids_moved(p, from, to, len);
 		hand_over(p, to, to + len);
 	}
-	area_left(p, from, from + len);
+	area_left(p, from, from + told);
 	area_left(p, to, to + len);	/* a fork since the move wipes it there */
 	area_gone(p, from, from + len);
 	make_plain(p, from, from + len);	/* it may have stayed: MREMAP_DONTUNMAP */
-	make_plain(p, to, to + len);
+	if (is_known)
+		make_plain(p, to, to + len);
+	else
+		make_plain_beside_areas(p, to, to + len);
+	return next.event ? handle(p, &next) : 0;
 }
 
 /* Is there no fork that is still to be told of? As long as anything is, and until who did
@@ -398,6 +420,7 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 
 static void put_off(struct pager *p, const struct uffd_msg *m);
 
+/* 1: the program forked. */
 static int handle(struct pager *p, const struct uffd_msg *m)
 {
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
@@ -430,8 +453,7 @@ static int handle(struct pager *p, const struct uffd_msg *m)
 		area_gone(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
 		break;
 	case UFFD_EVENT_REMAP:
-		remapped(p, m);
-		break;
+		return remapped(p, m);
 	default:
 		break;
 	}

@@ -325,6 +325,7 @@ static void main_of_keeper(void *arg)
 	}
 	atomic_store(&s->lost, 1);
 	let_program_go(s, bell_page);
+	files_find(s, writer);
 	each_file(s, fd)
 		wake_all(fd);
 	watch(s);

@@ -24,6 +24,8 @@
 #include "uffd.h"
 
 #define POISON_MS 500u
+#define TELL_MS 100		/* in which more is told of a move */
+#define TURN (KIDS - ROOM) / 4	/* messages of a child at a time */
 
 static void note(struct pager *p, struct kid *k);
 
@@ -295,6 +297,59 @@ static void complete(struct pager *p, struct kid *k)
 	range_shrink(k);
 }
 
+/* What of it is told as unmapped did not move. */
+static size_t length_by(const struct uffd_msg *m, const struct uffd_msg *next)
+{
+	uintptr_t from = (uintptr_t)m->arg.remap.from, end = from + (uintptr_t)m->arg.remap.len;
+	uintptr_t start = (uintptr_t)next->arg.remove.start;
+
+	if (next->event != UFFD_EVENT_UNMAP || (uintptr_t)next->arg.remove.end != end)
+		return 0;
+	return start > from ? start - from : end - from;
+}
+
+size_t move_length(const struct pager *p, int uffd, const struct uffd_msg *m,
+		   struct uffd_msg *ret_next)
+{
+	uint64_t until = sys_now_ns() + TELL_MS * 1000000u;
+
+	ret_next->event = 0;
+	while (!p->tells_lengths && uffd_memory_changes(uffd)) {
+		if (!uffd_read(uffd, ret_next)) {
+			if (sys_now_ns() > until)
+				return 0;
+			sys_poll(NULL, 0, 1);
+		} else if (ret_next->event == UFFD_EVENT_PAGEFAULT) {
+			ret_next->event = 0;	/* it faults again */
+			uffd_wake(uffd, (uintptr_t)ret_next->arg.pagefault.address &
+				  ~(sys_page_size() - 1), sys_page_size());
+		} else {
+			return length_by(m, ret_next);
+		}
+	}
+	return (size_t)m->arg.remap.len;
+}
+
+static void event(struct pager *p, struct kid *k, const struct uffd_msg *m);
+
+/* Does nobody know where all of it is, then it is lost, and so may be what it lacks there. */
+static void moved(struct pager *p, struct kid *k, const struct uffd_msg *m)
+{
+	uintptr_t from = (uintptr_t)m->arg.remap.from, to = (uintptr_t)m->arg.remap.to;
+	size_t told = (size_t)m->arg.remap.len;
+	struct uffd_msg next;
+	size_t len = move_length(p, k->fd, m, &next);
+
+	if (len) {
+		range_move(k, from, to, len);
+	} else {
+		range_close(k, from, from + told);
+		range_lose(k, to, to + told, LOST_UNMAPPED);
+	}
+	if (next.event)
+		event(p, k, &next);
+}
+
 static void event(struct pager *p, struct kid *k, const struct uffd_msg *m)
 {
 	switch (m->event) {
@@ -302,8 +357,7 @@ static void event(struct pager *p, struct kid *k, const struct uffd_msg *m)
 		(void)kid_new(p, (int)m->arg.fork.ufd, k);
 		break;
 	case UFFD_EVENT_REMAP:
-		range_move(k, (uintptr_t)m->arg.remap.from, (uintptr_t)m->arg.remap.to,
-			   (size_t)m->arg.remap.len);
+		moved(p, k, m);
 		break;
 	case UFFD_EVENT_REMOVE:
 	case UFFD_EVENT_UNMAP:
@@ -349,11 +403,13 @@ static void note(struct pager *p, struct kid *k)
 	}
 }
 
+/* Some of them: a child that forks on and on must not take all places before there is room
+ * made. */
 static void kid_events(struct pager *p, struct kid *k)
 {
 	struct uffd_msg m;
 
-	while (read_from(p, k, &m)) {
+	for (unsigned i = 0; i < TURN && read_from(p, k, &m); i++) {
 		if (m.event == UFFD_EVENT_PAGEFAULT)
 			fault(p, k, &m);
 		else

@@ -81,6 +81,7 @@ struct pager_shared {
 	atomic_int open;		/* a child may be made that nobody knows */
 	struct pager_lists areas;
 	_Atomic(int) uffd, bell;
+	uint64_t own;			/* bits: descriptors of pager and keeper */
 	_Atomic(uint64_t) files[FILES / 64];	/* bits: which are children's userfaultfds */
 };
 
@@ -122,6 +123,7 @@ struct pager {
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
 	unsigned hurried, swept;	/* how many hurry; born at the last look for who ended */
+	int tells_lengths;		/* of moves that shrink */
 	unsigned placeless;		/* for how many there was no place */
 	int deaf;			/* epoll had no room for somebody: look at all by time */
 	struct kid *newest;
@@ -172,10 +174,18 @@ void kids_poison(struct pager *p);
 int kids_lack(const struct pager *p);
 void kids_sweep(struct pager *p);	/* forget those that have ended */
 
+struct uffd_msg;
+
+/* How much was moved, as was just read? Before Linux 6.15 the kernel tells the length of before
+ * where that shrank (MREMAP_FIXED; mm/mremap.c, mremap_userfaultfd_complete), and the rest as
+ * unmapped next, which is read for that, and is to be handled then (event: 0, there is none).
+ * 0: nobody knows, for another thread did something, too. */
+size_t move_length(const struct pager *p, int uffd, const struct uffd_msg *m,
+		   struct uffd_msg *ret_next);
+
 /* A fault that cannot be served now. What locked memory grows by, mremap(2) populates before it
  * lets its move be read, ahead of which the kernel takes no page (mm/mremap.c, do_mremap): so
  * that page is let go. Nothing else faults in that call. */
-struct uffd_msg;
 void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m);
 
 /* How much to serve around a fault at page; within one table. */
@@ -193,6 +203,10 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 
 void file_add(struct pager_shared *s, int fd);
 void file_close(struct pager_shared *s, int fd);
+
+/* What is open now is no child's; and all that has come since is, but for one. */
+void files_own(struct pager_shared *s);
+void files_find(struct pager_shared *s, int but);
 
 /* The first that is not below fd; -1: there is none. */
 int file_next(const struct pager_shared *s, int fd);

@@ -226,6 +226,7 @@ static int main_of_pager(void *arg)
 	/* before there is anything of which the kernel would tell */
 	else if (keeper_start(p) < 0 || jail_pager() < 0)
 		p->why = COW_REASON_THREAD;
+	files_own(p->shared);
 	atomic_store(&p->state, p->why ? PAGER_FAILED : PAGER_RUNS);
 	sys_futex_wake(&p->state);
 	if (!p->why)
@@ -359,6 +360,7 @@ int pager_start(void)
 		return COW_REASON_ADDRESS;
 	areas_set(&pager_lists, &none);
 	p->parent = sys_getpid();
+	p->tells_lengths = sys_kernel_is(6, 15);	/* by thread-local storage, so not there */
 	p->pid = clone(main_of_pager, (void *)((uintptr_t)p - TLS_SIZE),
 		       CLONE_VM | CLONE_SETTLS, p, NULL, fake_tls(p), NULL);
 	if (p->pid < 0 || !has_begun(p)) {

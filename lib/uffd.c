@@ -13,6 +13,10 @@
 #include "sys.h"
 #include "uffd.h"
 
+/* A range that the kernel looks at, for it may not lie below vm.mmap_min_addr, whole pages of any
+ * size, and that no program has. */
+#define LOWEST ((uintptr_t)65536)
+
 static int create(void)
 {
 	int uffd = sys_userfaultfd(O_CLOEXEC | O_NONBLOCK), dev;
@@ -118,7 +122,7 @@ int uffd_read(int uffd, struct uffd_msg *ret_msg)
  * userfaultfd_writeprotect), and before that whether it changes. */
 int uffd_memory_lives(int uffd)
 {
-	return uffd_protect(uffd, sys_page_size(), sys_page_size(), 0) != -ESRCH;
+	return uffd_protect(uffd, LOWEST, LOWEST, 0) != -ESRCH;
 }
 
 /* ... and before it looks at the range, which no program can have, and takes a lock. */

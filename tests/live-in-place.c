@@ -309,7 +309,7 @@ static int calls_on_it(void *arg)
 	moved = (char *)syscall(SYS_mremap, area + MIB, MIB, 2 * MIB, MREMAP_MAYMOVE);
 	NEED(moved != MAP_FAILED);
 	for (size_t i = 0; i < MIB / PAGE; i++)
-		NEED(!memcmp(moved + i * PAGE, area + 3 * MIB, 0));
+		NEED(is_page_filled(moved - MIB, MIB / PAGE + i, 1));
 	NEED(is_zero(moved + MIB, MIB));
 	NEED(syscall(SYS_munmap, area + 2 * MIB, MIB) == 0);
 	NEED(mmap(area + 2 * MIB, MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
@@ -881,6 +881,117 @@ START_TEST(pager_waits_for_itself)
 	fill(area, SIZE, 1);
 	ck_assert_int_eq(in_child(sees_first, NULL), 0);
 	ck_assert_uint_gt(stats().native[COW_REASON_PAGER], 0);
+}
+END_TEST
+
+/* Before Linux 6.15 the kernel tells of more than was moved, where the rest went; and before it
+ * tells of the rest, there may be something of another thread's. */
+static char *other;
+static int tells_lies, tells_another;
+
+int __real_sys_kernel_is(unsigned major, unsigned minor);
+int __wrap_sys_kernel_is(unsigned major, unsigned minor);
+int __wrap_sys_kernel_is(unsigned major, unsigned minor)
+{
+	return !tells_lies && __real_sys_kernel_is(major, minor);
+}
+
+int __real_uffd_read(int uffd, struct uffd_msg *ret_msg);
+int __wrap_uffd_read(int uffd, struct uffd_msg *ret_msg);
+int __wrap_uffd_read(int uffd, struct uffd_msg *ret_msg)
+{
+	static int is_next;
+	int ret;
+
+	if (tells_another && is_next) {
+		ret_msg->event = UFFD_EVENT_UNMAP;
+		ret_msg->arg.remove.start = ret_msg->arg.remove.end = PAGE;
+		is_next = 0;
+		return 1;
+	}
+	ret = __real_uffd_read(uffd, ret_msg);
+	is_next = ret && ret_msg->event == UFFD_EVENT_REMAP;
+	if (ret && tells_lies && ret_msg->event == UFFD_EVENT_REMAP &&
+	    ret_msg->arg.remap.to == (uintptr_t)other - SIZE / 2)
+		ret_msg->arg.remap.len = SIZE;
+	return ret;
+}
+
+/* Right below other, which is armed as well. */
+static void shrinks(void)
+{
+	char *to = other - SIZE / 2;
+
+	ck_assert_ptr_eq((void *)syscall(SYS_mremap, area, SIZE, SIZE / 2,
+					 MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+}
+
+static int sees_other(void *arg)
+{
+	(void)arg;
+	return is_filled(other, SIZE / 2, 9) ? 0 : 1;
+}
+
+static int shrinks_and_sees(void *arg)
+{
+	shrinks();
+	NEED(is_filled(other - SIZE / 2, SIZE / 2, 1));
+	return sees_other(arg);
+}
+
+static void begin_with_other(int another)
+{
+	tells_lies = 1;
+	tells_another = another;
+	begin();
+	other = mmap(area + 4 * GIB, SIZE / 2, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	ck_assert_ptr_eq(other, area + 4 * GIB);
+	fill(other, SIZE / 2, 9);
+	ck_assert_int_eq(cow_adopt(other, SIZE / 2), 0);
+}
+
+START_TEST(shrinks_as_it_moves)
+{
+	struct reader first, second;
+
+	begin_with_other(_i);
+	first = reader_start(sees_first, NULL);
+	second = reader_start(sees_other, NULL);
+	shrinks();
+	fill(other, SIZE / 2, 4);
+	fill(other - SIZE / 2, SIZE / 2, 5);
+	ck_assert_int_ne(reader_ask(&first), 0);
+	ck_assert_int_eq(wait_for(first.pid), KILLED);
+	ck_assert_int_eq(reader_ask(&second), 0);
+	ck_assert_int_eq(reader_end(&second), 0);
+	fill(other, SIZE / 2, 9);
+	ck_assert_int_eq(in_child(sees_other, NULL), 0);
+	ck_assert(is_filled(other - SIZE / 2, SIZE / 2, 5));
+}
+END_TEST
+
+START_TEST(child_shrinks_as_it_moves)
+{
+	begin_with_other(_i);
+	ck_assert_int_eq(in_child(shrinks_and_sees, NULL), _i ? KILLED : 0);
+	ck_assert_int_eq(in_child(sees_other, NULL), 0);
+}
+END_TEST
+
+/* A move that does not shrink is told in truth there as well. */
+START_TEST(moves_on_an_old_kernel)
+{
+	struct reader r;
+
+	tells_lies = 1;
+	begin();
+	ck_assert_int_eq(in_child(page_moved, NULL), 0);
+	r = reader_start(sees_first, NULL);
+	ck_assert_int_eq(page_moved(NULL), 0);
+	fill(area + 4 * GIB, SIZE, 5);
+	ck_assert_int_eq(reader_ask(&r), 0);
+	ck_assert_int_eq(reader_end(&r), 0);
 }
 END_TEST
 
@@ -1687,6 +1798,9 @@ static Suite *in_place_suite(void)
 	tcase_add_loop_test(sees, kernel_takes_pages, 0, 2);
 	tcase_add_test(sees, guard_that_was);
 	tcase_add_test(killed, pager_waits_for_itself);
+	tcase_add_loop_test(killed, shrinks_as_it_moves, 0, 2);
+	tcase_add_loop_test(killed, child_shrinks_as_it_moves, 0, 2);
+	tcase_add_test(killed, moves_on_an_old_kernel);
 	tcase_add_loop_test(killed, moves_while_served, 0, 8);
 	tcase_add_test(sees, emptied_twice);
 	tcase_add_test(sees, hole_before_what_was_filled);
