@@ -141,7 +141,7 @@ START_TEST(every_way)
 
 			/* and the child is a full citizen */
 			q = region(SIZE);
-			bad |= cow_region_state(q) != COW_STATE_OWNED;
+			bad |= !has_state(q, COW_STATE_OWNED);
 			fill(q, SIZE, 5);
 			pid = ways[_i].make();
 			if (pid == 0)
@@ -152,10 +152,10 @@ START_TEST(every_way)
 		ck_assert_msg(wait_for(pid) == 0, "%s", ways[_i].name);
 		ck_assert_int_eq(signals_blocked(), 0);
 		ck_assert(is_filled(p, SIZE, 1));
-		ck_assert_int_eq(cow_region_state(p), COW_STATE_FROZEN);
+		ck_assert(has_state(p, COW_STATE_FROZEN));
 		fill(p, PAGE, 1);
 	}
-	ck_assert_int_eq(cow_region_state(region(SIZE)), COW_STATE_OWNED);
+	ck_assert(has_state(region(SIZE), COW_STATE_OWNED));
 }
 END_TEST
 
@@ -192,7 +192,7 @@ START_TEST(unseen_child)
 	ck_assert_int_eq(wait_for(pid), 128 + SIGSEGV);
 	pid = raw_fork();
 	if (pid == 0) {
-		int bad = cow_region_state(p) != COW_STATE_NATIVE || store_mappings(1);
+		int bad = !has_state(p, COW_STATE_NATIVE) || store_mappings(1);
 
 		q = region(SIZE);	/* it may use the library */
 		fill(q, SIZE, 3);
@@ -293,7 +293,7 @@ static int descend(char **own, int depth)
 	if (depth == DEPTH)
 		return 0;
 	own[depth] = region(SIZE);
-	NEED(cow_region_state(own[depth]) == COW_STATE_OWNED);
+	NEED(has_state(own[depth], COW_STATE_OWNED));
 	fill(own[depth], SIZE, (unsigned)(depth * 10 + 10 + depth));
 	pid = cow_fork();
 	if (pid == 0)
@@ -322,7 +322,7 @@ static int many_generations(int left)
 
 	fill_page(p, 0, (unsigned)left);
 	if (left == 0) {
-		NEED(cow_region_state(p) == COW_STATE_NATIVE);
+		NEED(has_state(p, COW_STATE_NATIVE));
 		NEED(stats().native[COW_REASON_STORES] == 1);
 		return 0;
 	}

@@ -223,7 +223,7 @@ static void freeze_by(int how)
 		ck_assert_int_eq(pthread_join(forker, NULL), 0);
 	}
 	ck_assert_int_eq(ret, 0);
-	ck_assert_int_eq(cow_region_state(locks), COW_STATE_FROZEN);
+	ck_assert(has_state(locks, COW_STATE_FROZEN));
 }
 
 START_TEST(private_locks_wake)
@@ -236,7 +236,7 @@ START_TEST(private_locks_wake)
 		kind->init();
 		kind->hold();
 		start_sleepers(threads);
-		ck_assert_int_eq(cow_region_state(locks), COW_STATE_OWNED);
+		ck_assert(has_state(locks, COW_STATE_OWNED));
 		freeze_by(how);
 		kind->wake();
 		ck_assert_msg(woken_within(20000) == WAITERS, "%s, %d: %u woken", kind->name,

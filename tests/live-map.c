@@ -38,7 +38,7 @@ static void check_memory(char *p, size_t len)
 	fill(p, len, 5);
 	size_now = len;
 	ck_assert_int_eq(cow_prepare(), 0);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_FROZEN);
+	ck_assert(has_state(p, COW_STATE_FROZEN));
 	ck_assert_int_eq(in_child(is_filled_child, p), 0);
 	ck_assert(is_filled(p, len, 5));
 }
@@ -47,7 +47,7 @@ START_TEST(reservation)
 {
 	char *p = map(NULL, GIB, PROT_NONE, PLAIN | MAP_NORESERVE);
 
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_OWNED);
+	ck_assert(has_state(p, COW_STATE_OWNED));
 	ck_assert_int_eq(cow_mprotect(p + MIB, 8 * MIB, RW), 0);
 	check_memory(p + MIB, 8 * MIB);
 	/* committed while frozen: the reservation's rest froze too */
@@ -69,17 +69,17 @@ START_TEST(fixed_stays)
 		char *at = p + (size_t)(1 + frozen) * 8 * MIB;
 
 		ck_assert_ptr_eq(map(at, 4 * MIB, RW, PLAIN | MAP_FIXED), at);
-		ck_assert_int_eq(cow_region_state(at), COW_STATE_OWNED);
+		ck_assert(has_state(at, COW_STATE_OWNED));
 		ck_assert(is_zero(at, 4 * MIB));
 		ck_assert(is_page_filled(p, (size_t)(at - p) / PAGE - 1, 5));
 		check_memory(at, 4 * MIB);
 	}
 	/* of another kind: the window is the program's there */
 	ck_assert_ptr_eq(map(p, MIB, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED), p);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_NATIVE);
+	ck_assert(has_state(p, COW_STATE_NATIVE));
 	/* and then it is the store's again */
 	ck_assert_ptr_eq(map(p, MIB, RW, PLAIN | MAP_FIXED), p);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_OWNED);
+	ck_assert(has_state(p, COW_STATE_OWNED));
 	check_memory(p, MIB);
 }
 END_TEST
@@ -106,14 +106,14 @@ START_TEST(zeros_under_a_child)
 	size_now = 64 * MIB;
 	child = reader_start(is_filled_child, p);
 	ck_assert_int_eq(zeroes[_i].zero(p), 0);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_NATIVE);
+	ck_assert(has_state(p, COW_STATE_NATIVE));
 	ck_assert(is_zero(p, 4 * MIB));
 	fill(p, 4 * MIB, 6);
 	ck_assert_int_eq(reader_ask(&child), 0);
 	ck_assert_int_eq(reader_end(&child), 0);
 	ck_assert(is_filled(p, 4 * MIB, 6));
 	ck_assert_int_eq(zeroes[_i].zero(p + 8 * MIB), 0);
-	ck_assert_int_eq(cow_region_state(p + 8 * MIB), COW_STATE_OWNED);
+	ck_assert(has_state(p + 8 * MIB, COW_STATE_OWNED));
 	ck_assert(is_zero(p + 8 * MIB, 4 * MIB));
 	check_memory(p + 8 * MIB, 4 * MIB);
 	ck_assert(is_filled(p, 4 * MIB, 6));
@@ -131,7 +131,7 @@ START_TEST(hint_is_heeded)
 	/* the window that came along is not in the way of others */
 	q = map(p + 64 * MIB, PAGE, RW, MAP_SHARED | MAP_ANONYMOUS);
 	ck_assert_ptr_eq(q, p + 64 * MIB);
-	ck_assert_int_eq(cow_region_state(q), COW_STATE_NATIVE);
+	ck_assert(has_state(q, COW_STATE_NATIVE));
 	q = map(p + 80 * MIB, MIB, RW, PLAIN);
 	ck_assert_ptr_eq(q, p + 80 * MIB);
 	check_memory(q, MIB);
@@ -169,13 +169,13 @@ START_TEST(small_ones_join)
 {
 	char *p = map(NULL, MIB, RW, PLAIN), *q;
 
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_NATIVE);
+	ck_assert(has_state(p, COW_STATE_NATIVE));
 	q = map(NULL, 64 * MIB, RW, PLAIN);
-	ck_assert_int_eq(cow_region_state(q), COW_STATE_OWNED);
+	ck_assert(has_state(q, COW_STATE_OWNED));
 	p = map(NULL, MIB, RW, PLAIN);
 	check_memory(p, MIB);
 	p = map(NULL, 64 * KIB, RW, PLAIN);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_NATIVE);
+	ck_assert(has_state(p, COW_STATE_NATIVE));
 }
 END_TEST
 
@@ -184,10 +184,10 @@ static int nothing_joins_in_a_child(void *arg)
 	char *p = map(NULL, MIB, RW, PLAIN);
 
 	(void)arg;
-	NEED(cow_region_state(p) == COW_STATE_NATIVE);
+	NEED(has_state(p, COW_STATE_NATIVE));
 	NEED(is_zero(p, MIB));
 	p = map(NULL, 64 * MIB, RW, PLAIN);
-	NEED(cow_region_state(p) == COW_STATE_OWNED);
+	NEED(has_state(p, COW_STATE_OWNED));
 	return 0;
 }
 
@@ -260,7 +260,7 @@ START_TEST(other_kinds)
 	char *p = map(NULL, 64 * MIB, kinds[_i].prot, kinds[_i].flags);
 
 	ck_assert_ptr_ne(p, MAP_FAILED);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_NATIVE);
+	ck_assert(has_state(p, COW_STATE_NATIVE));
 }
 END_TEST
 
@@ -297,12 +297,12 @@ static int direct_io_is_open(void *arg)
 		return 77;	/* this file system has none */
 	unlink(name);
 	p = map(NULL, 64 * MIB, RW, PLAIN);
-	NEED(cow_region_state(p) == COW_STATE_NATIVE);
+	NEED(has_state(p, COW_STATE_NATIVE));
 	NEED(stats().native[COW_REASON_PINNED] == 1);
 	close(fd);
 	usleep(1100000);
 	p = map(NULL, 64 * MIB, RW, PLAIN);
-	NEED(cow_region_state(p) == COW_STATE_OWNED);
+	NEED(has_state(p, COW_STATE_OWNED));
 	return 0;
 }
 

@@ -254,10 +254,10 @@ static int right_in(int first, int second, int other)
 	NEED(is_filled(made[second], 200 * KIB, 20u + (unsigned)second));
 	NEED(made[other] == NULL);
 	NEED(is_filled(area, SIZE, 1));
-	NEED(cow_region_state(area) == COW_STATE_FROZEN);
+	NEED(has_state(area, COW_STATE_FROZEN));
 	sigprocmask(SIG_BLOCK, NULL, &set);
 	NEED(!sigismember(&set, SIGUSR1));
-	NEED(cow_region_state(region(MIB)) == COW_STATE_OWNED);
+	NEED(has_state(region(MIB), COW_STATE_OWNED));
 	return 0;
 }
 
@@ -333,7 +333,7 @@ START_TEST(fork_in_an_atfork_handler)
 		fill(area, PAGE, 1);
 		ck_assert_int_eq(in_child(clean_child, &seed), 0);
 	}
-	ck_assert_int_eq(cow_region_state(region(MIB)), COW_STATE_OWNED);
+	ck_assert(has_state(region(MIB), COW_STATE_OWNED));
 }
 END_TEST
 
@@ -412,7 +412,7 @@ START_TEST(vfork_and_spawn)
 	pid = vfork();
 	if (pid == 0) {
 		area[0] = 'v';	/* memory is the parent's */
-		_exit(cow_region_state(area) != COW_STATE_OWNED);
+		_exit(!has_state(area, COW_STATE_OWNED));
 	}
 	ck_assert_int_eq(wait_for(pid), 0);
 	ck_assert_int_eq(area[0], 'v');
@@ -424,7 +424,7 @@ START_TEST(vfork_and_spawn)
 	ck_assert_ptr_nonnull(fgets(line, sizeof(line), f));
 	ck_assert_int_eq(pclose(f), 0);
 	ck_assert_str_eq(line, "hello\n");
-	ck_assert_int_eq(cow_region_state(area), COW_STATE_OWNED);
+	ck_assert(has_state(area, COW_STATE_OWNED));
 	ck_assert_uint_eq(stats().forks, before.forks);
 	fill_page(area, 0, 1);
 	ck_assert_int_eq(in_child(clean_child, &(unsigned){ 1 }), 0);

@@ -61,17 +61,17 @@ START_TEST(shapes_in_the_store)
 	small_is_managed();
 	ck_assert_int_eq(cow_region_create(size, align, &p), 0);
 	ck_assert_uint_eq((uintptr_t)p % want, 0);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_OWNED);
-	ck_assert_int_eq(cow_region_state((char *)p + last + PAGE - 1), COW_STATE_OWNED);
-	ck_assert_int_eq(cow_region_state((char *)p + last + PAGE), COW_STATE_NATIVE);
+	ck_assert(has_state(p, COW_STATE_OWNED));
+	ck_assert(has_state((char *)p + last + PAGE - 1, COW_STATE_OWNED));
+	ck_assert(has_state((char *)p + last + PAGE, COW_STATE_NATIVE));
 	ck_assert(is_zero(p, PAGE) && is_zero((char *)p + last, PAGE));
 	fill_page(p, 0, 1);
 	fill_page(p, last / PAGE, 1);
 	ck_assert_int_eq(cow_prepare(), 0);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_FROZEN);
+	ck_assert(has_state(p, COW_STATE_FROZEN));
 	ck_assert(is_page_filled(p, 0, 1) && is_page_filled(p, last / PAGE, 1));
 	ck_assert_int_eq(cow_region_destroy(p), 0);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_NATIVE);
+	ck_assert(has_state(p, COW_STATE_NATIVE));
 	ck_assert_int_eq(stats().regions, 0);
 }
 END_TEST
@@ -85,7 +85,7 @@ START_TEST(shapes_as_plain_memory)
 	ck_assert_int_eq(cow_options_set(&o), 0);
 	ck_assert_int_eq(cow_region_create(shapes[_i].size, align, &p), 0);
 	ck_assert_uint_eq((uintptr_t)p % (align ? align : PAGE), 0);
-	ck_assert_int_eq(cow_region_state(p), COW_STATE_NATIVE);
+	ck_assert(has_state(p, COW_STATE_NATIVE));
 	fill_page(p, 0, 1);
 	ck_assert_uint_eq(stats().native[COW_REASON_OFF], 1);
 	ck_assert_int_eq(store_mappings(1), 0);
@@ -150,7 +150,7 @@ START_TEST(destroy_leaves_what_was_unmapped)
 	b = region(2 * MIB);
 	fill(b, 2 * MIB, 2);
 	ck_assert_int_eq(cow_region_destroy(a), 0);
-	ck_assert_msg(cow_region_state(b) == COW_STATE_OWNED,
+	ck_assert_msg(has_state(b, COW_STATE_OWNED),
 		      "destroying one region took another away");
 	ck_assert(is_filled(b, 2 * MIB, 2));
 }
@@ -221,7 +221,7 @@ START_TEST(child_destroys_what_it_inherited)
 
 	fill(p, 6 * MIB, 1);
 	if (check_fork() == 0) {
-		ck_assert_int_eq(cow_region_state(p), COW_STATE_FROZEN);
+		ck_assert(has_state(p, COW_STATE_FROZEN));
 		ck_assert_uint_eq(stats().regions, 1);
 		ck_assert_int_eq(cow_region_destroy(p), 0);
 		ck_assert_int_eq(cow_region_destroy(p), -EINVAL);
@@ -244,13 +244,13 @@ static int own_store_in_child(void *huge)
 
 	NEED(is_page_filled(huge, 0, 1));
 	q = region(6 * MIB);
-	NEED(cow_region_state(q) == COW_STATE_OWNED);
+	NEED(has_state(q, COW_STATE_OWNED));
 	fill(q, 6 * MIB, 2);
 	NEED(cow_madvise(q, 6 * MIB, MADV_DONTNEED) == 0);
 	NEED(is_zero(q, 6 * MIB));
 	fill(q, 6 * MIB, 3);
 	NEED(cow_prepare() == 0);
-	NEED(cow_region_state(q) == COW_STATE_FROZEN);
+	NEED(has_state(q, COW_STATE_FROZEN));
 	NEED(cow_madvise(q, 6 * MIB, MADV_DONTNEED) == 0);
 	NEED(is_zero(q, 6 * MIB));
 	NEED(is_page_filled(huge, 0, 1));
@@ -327,7 +327,7 @@ static int limited_from_birth(void *arg)
 
 	set_limit(limits[i].resource, limits[i].limit);
 	p = region(6 * MIB);
-	NEED(cow_region_state(p) == COW_STATE_NATIVE);
+	NEED(has_state(p, COW_STATE_NATIVE));
 	NEED(stats().native[why] == 1);
 	fill(p, 6 * MIB, 1);
 	NEED(in_child(filled_by_one, p) == 0);
@@ -364,7 +364,7 @@ static int lock_all(void *with_limit)
 		NEED(cow_prepare() == 0);
 		return !is_filled(a, 4 * MIB, 1) || !is_filled(b, 4 * MIB, 2);
 	}
-	NEED(cow_region_state(a) == COW_STATE_NATIVE);
+	NEED(has_state(a, COW_STATE_NATIVE));
 	NEED(status_kib("VmLck") >= 8 * 1024);
 	NEED(cow_munlockall() == 0);
 	NEED(status_kib("VmLck") <= 64);
@@ -373,7 +373,7 @@ static int lock_all(void *with_limit)
 		set_limit(RLIMIT_AS, RLIM_INFINITY);
 	c = region(1 * MIB);
 	fill(c, 1 * MIB, 3);
-	NEED(cow_region_state(c) == COW_STATE_OWNED);
+	NEED(has_state(c, COW_STATE_OWNED));
 	NEED(in_child(filled_by_three, c) == 0);
 	NEED(is_filled(a, 4 * MIB, 1) && is_filled(b, 4 * MIB, 2));
 	NEED(is_filled(c, 1 * MIB, 3));
@@ -396,13 +396,13 @@ START_TEST(mlockall_future)
 	fill(p, 4 * MIB, 1);
 	ck_assert_int_eq(cow_mlockall(MCL_FUTURE), 0);
 	ck_assert_int_eq(cow_region_create(4 * MIB, 0, &q), 0);
-	ck_assert_int_eq(cow_region_state(q), COW_STATE_NATIVE);
+	ck_assert(has_state(q, COW_STATE_NATIVE));
 	ck_assert_uint_eq(stats().native[COW_REASON_LOCKED], 1);
 	ck_assert_int_eq(cow_prepare(), 0);
 	ck_assert(is_filled(p, 4 * MIB, 1) && is_zero(q, 4 * MIB));
 	ck_assert_int_eq(cow_munlockall(), 0);
 	ck_assert_int_eq(cow_region_create(4 * MIB, 0, &q), 0);
-	ck_assert_int_eq(cow_region_state(q), COW_STATE_OWNED);
+	ck_assert(has_state(q, COW_STATE_OWNED));
 	errno = 0;
 	ck_assert_int_eq(cow_mlockall(64), -1);
 	ck_assert_int_eq(errno, EINVAL);
@@ -435,7 +435,7 @@ START_TEST(remapped_behind_our_back)
 		ck_assert(p[2 * MIB] == 'x' && is_page_filled(elsewhere - 6 * MIB, 6 * 256, 1));
 	}
 	ck_assert_uint_ge(stats().native[COW_REASON_FOREIGN], 1);
-	ck_assert_int_eq(cow_region_state(p + 2 * MIB), COW_STATE_NATIVE);
+	ck_assert(has_state(p + 2 * MIB, COW_STATE_NATIVE));
 	ck_assert_int_eq(cow_region_destroy(p), 0);
 	ck_assert(is_page_filled(elsewhere - 6 * MIB, 6 * 256, 1));
 }
@@ -507,7 +507,7 @@ static int race(void *arg)
 	for (int i = 0; i < 4; i++)
 		NEED(pthread_join(threads[i], NULL) == 0);
 	for (int i = 0; i < 4; i++)
-		NEED(cow_region_state(regions[i]) == COW_STATE_OWNED);
+		NEED(has_state(regions[i], COW_STATE_OWNED));
 	NEED(stats().regions == 4);
 	return 0;
 }

@@ -101,6 +101,16 @@ int is_zero(const void *area, size_t len)
 	return 1;
 }
 
+int has_state(const void *at, enum cow_state state)
+{
+	struct cow_options o = { .size = sizeof(o) };
+
+	if (cow_options_get(&o) < 0)	/* no assertion: some children may write no file */
+		return 0;
+	return o.engine == COW_ENGINE_OFF || o.engine == COW_ENGINE_IN_PLACE ||
+	       cow_region_state(at) == (int)state;
+}
+
 struct cow_stats stats(void)
 {
 	struct cow_stats s = { .size = sizeof(s) };

@@ -43,6 +43,10 @@ int is_filled(const void *area, size_t len, unsigned seed);
 int is_page_filled(const void *area, size_t page, unsigned seed);
 int is_zero(const void *area, size_t len);
 
+/* Is it in that state? With an engine that is not the store's it has none of these, and is
+ * memory all the same. */
+int has_state(const void *at, enum cow_state state);
+
 struct cow_stats stats(void);
 
 /* Run fn in a forked child and wait. Its result (0 to 125), 128 + the signal
