@@ -135,9 +135,9 @@ START_TEST(into_oneself)
 	area = region(SIZE);
 	fill(area, SIZE, 1);
 	write_ten(way, first);
-	ck_assert_int_eq(cow_region_state(area), COW_STATE_OWNED);
+	ck_assert(has_state(area, COW_STATE_OWNED));
 	early = reader_start(sees, &first);
-	ck_assert_int_eq(cow_region_state(area), COW_STATE_FROZEN);
+	ck_assert(has_state(area, COW_STATE_FROZEN));
 	write_ten(way, second);
 	ck_assert_int_eq(reader_ask(&early), 0);
 	late = reader_start(sees, &second);
@@ -215,12 +215,12 @@ static int live_under_a_tracer(int in, int out)
 	fill(area, SIZE, 1);
 	for (size_t i = 0; i < 10; i++)
 		*word_of(i) = 1;
-	NEED(cow_region_state(area) == COW_STATE_OWNED);
+	NEED(has_state(area, COW_STATE_OWNED));
 	NEED(write(out, &area, sizeof(area)) == sizeof(area) && read(in, &c, 1) == 1);
 	NEED(sees(&(uint64_t){ 2 }) == 0);
 	early = reader_start(sees, &(uint64_t){ 2 });
 	NEED(reader_ask(&early) == 0);
-	NEED(cow_region_state(area) == COW_STATE_FROZEN);
+	NEED(has_state(area, COW_STATE_FROZEN));
 	NEED(write(out, &area, sizeof(area)) == sizeof(area) && read(in, &c, 1) == 1);
 	NEED(sees(&(uint64_t){ 3 }) == 0);
 	NEED(reader_ask(&early) == 0);
@@ -346,7 +346,7 @@ static int dump_core(enum whose whose, char **where)
 	}
 	if (whose == FROZEN_PARENT)
 		NEED(cow_prepare() == 0);
-	NEED(cow_region_state(mine) == (whose == OWNED ? COW_STATE_OWNED : COW_STATE_FROZEN));
+	NEED(has_state(mine, whose == OWNED ? COW_STATE_OWNED : COW_STATE_FROZEN));
 	*where = mine;
 	abort();
 }
