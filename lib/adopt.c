@@ -435,6 +435,8 @@ void adopt_give_back_moved(uintptr_t start, uintptr_t end)
 	struct procfs_map m;
 	int locked;
 
+	start &= ~(sys_page_size() - 1);
+	end = sys_whole_pages(end);
 	for (; any_adopted() && start < end && procfs_map_at(start, &m) == 0; start = m.end) {
 		if (!is_adopted(&m))
 			continue;

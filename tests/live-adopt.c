@@ -1206,6 +1206,27 @@ START_TEST(the_break)
 }
 END_TEST
 
+/* What was moved unseen is plain memory before advice empties it: of a part of a page, which
+ * stands for all of it, and of none, which is no advice. */
+START_TEST(part_of_a_moved_page)
+{
+	char *to = (char *)((uintptr_t)1 << 44);	/* in no window */
+
+	begin_apart(_i);
+	ck_assert_int_eq(cow_adopt(area, SIZE), 0);
+	for (size_t i = 0; i < 2; i++)	/* two mappings */
+		ck_assert_ptr_eq(mremap(area + (9 - i) * PAGE, PAGE, PAGE,
+					MREMAP_MAYMOVE | MREMAP_FIXED, to + i * PAGE),
+				 to + i * PAGE);
+	ck_assert_int_eq(cow_madvise(to + 1, PAGE, MADV_DONTNEED), -1);
+	ck_assert_int_eq(errno, EINVAL);
+	ck_assert(is_page_filled(to - 9 * PAGE, 9, 1));
+	ck_assert(is_page_filled(to - 7 * PAGE, 8, 1));
+	ck_assert_int_eq(cow_madvise(to, PAGE + 100, MADV_DONTNEED), 0);
+	ck_assert(is_zero(to, 2 * PAGE));
+}
+END_TEST
+
 /* Unmapped, moved, protected, mapped over: it is found before the next re-mapping, and
  * the place stays the owner's. */
 static void change(int beside)
@@ -1493,6 +1514,7 @@ int main(void)
 		a_child_adopts, hints_are_no_kind, small_spots, stacks, pinned, pinned_meanwhile,
 		no_engine, no_memfd, all_memory_is_to_be_locked, all_memory_was_locked,
 		no_proc, all_that_is_large, what_grew, the_break, changed_unseen,
+		part_of_a_moved_page,
 		grown_unseen, given_back_and_anew, on_a_stack_there, all_that_there_is,
 		not_beside_threads_by_itself, a_child_adopts_first,
 	};
