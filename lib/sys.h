@@ -24,6 +24,7 @@ int sys_getpid(void);
 size_t sys_page_size(void);
 size_t sys_whole_pages(size_t len);	/* rounded up; 0 when that wraps around */
 uint64_t sys_now_ns(void);		/* CLOCK_MONOTONIC */
+uint64_t sys_cpu_ns(void);		/* that the calling thread has used */
 uint64_t sys_ram_and_swap(void);	/* bytes */
 int sys_has_swap(void);			/* 1 also when it cannot be told */
 
