@@ -257,7 +257,7 @@ static void leave_growth(struct pager *p)
 {
 	size_t page = sys_page_size();
 
-	if (p->moving.end)
+	if (p->moving)
 		return;
 	each_area(a) {
 		uintptr_t end = a->end;
@@ -271,56 +271,55 @@ static void leave_growth(struct pager *p)
 
 /* --- what comes from the program ---------------------------------------- */
 
-/* What was moved, and is not plain memory yet. */
+/* What was moved, and is not plain memory yet: the last, and what was told before that. */
 static int is_moving(const struct pager *p, uintptr_t page)
 {
-	return page >= p->moving.start && page < p->moving.end;
+	for (const struct moving *m = p->moving; m; m = m->before)
+		if (page >= m->start && page < m->end)
+			return 1;
+	return 0;
 }
 
-/* It faults again where an event comes first. */
-static void write_fault(struct pager *p, uintptr_t page)
+/* -EAGAIN: it faults again, and an event comes first. */
+static int write_fault(struct pager *p, uintptr_t page)
 {
 	struct pager_area r = track_range(&p->tracks, page);
 	size_t size = sys_page_size();
 	int ret;
 
 	atomic_fetch_add(&p->news.faults, 1);
-	if (is_moving(p, page)) {
-		if (kids_give(p, page, page + size) == 0)
-			(void)uffd_protect(p->uffd, page, size, 0);
-		return;
-	}
+	if (is_moving(p, page))
+		return kids_give(p, page, page + size) < 0
+			       ? -EAGAIN : uffd_protect(p->uffd, page, size, 0);
 	if (!area_cut(page, &r)) {	/* it left meanwhile, or it grew */
 		leave_growth(p);
-		(void)uffd_protect(p->uffd, page, size, 0);
-		return;
+		return uffd_protect(p->uffd, page, size, 0);
 	}
-	if (kids_give(p, r.start, r.end) < 0)	/* it faults again */
-		return;
+	if (kids_give(p, r.start, r.end) < 0)
+		return -EAGAIN;
 	area_dirty(p, r.start, r.end);
 	ret = uffd_protect(p->uffd, r.start, r.end - r.start, 0);
 	if (ret < 0 && ret != -EAGAIN)		/* of several mappings, say */
-		(void)uffd_protect(p->uffd, page, size, 0);
+		ret = uffd_protect(p->uffd, page, size, 0);
+	return ret;
 }
 
-/* What was emptied is touched again, or what the program made armed memory grow by unseen. */
-static void missing_fault(struct pager *p, const struct uffd_msg *m)
+/* What was emptied is touched again, or what the program made armed memory grow by unseen. The
+ * same. */
+static int missing_fault(struct pager *p, uintptr_t page)
 {
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
 	struct pager_area r = track_range(&p->tracks, page);
 	size_t done;
 
 	atomic_fetch_add(&p->news.faults, 1);
 	if (!area_cut(page, &r)) {
 		if (is_moving(p, page) && kids_give(p, page, page + sys_page_size()) < 0)
-			return;
+			return -EAGAIN;
 		leave_growth(p);
-		if (uffd_zero(p->uffd, page, sys_page_size(), &done) == -EAGAIN)
-			fault_let_grow(p, p->uffd, m);
-		return;
+		return uffd_zero(p->uffd, page, sys_page_size(), &done);
 	}
 	if (kids_give(p, r.start, r.end) < 0)
-		return;
+		return -EAGAIN;
 	area_dirty(p, r.start, r.end);
 	for (; r.start < r.end; r.start += done) {
 		int ret = uffd_zero(p->uffd, r.start, r.end - r.start, &done);
@@ -328,8 +327,40 @@ static void missing_fault(struct pager *p, const struct uffd_msg *m)
 		if (ret == -EEXIST && !done)
 			done = sys_page_size();
 		else if (ret < 0 && !done)
-			break;
+			return r.start <= page ? ret : 0;
 	}
+	return 0;
+}
+
+/* Faults are told before events: whoever faults again at once hides what has to come first. So
+ * those wait until that was read, or until nothing is to be read. */
+static void wait_on(struct pager *p, uintptr_t page)
+{
+	if (!p->wait_end || page < p->wait_start)
+		p->wait_start = page;
+	if (page >= p->wait_end)
+		p->wait_end = page + sys_page_size();
+}
+
+void parent_wake(struct pager *p)
+{
+	if (p->wait_end)
+		uffd_wake(p->uffd, p->wait_start, p->wait_end - p->wait_start);
+	p->wait_end = 0;
+}
+
+static void fault(struct pager *p, const struct uffd_msg *m)
+{
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+	int is_there = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
+	int ret = is_there ? write_fault(p, page) : missing_fault(p, page);
+
+	if (ret == -EAGAIN && !is_there)
+		fault_let_grow(p, p->uffd, m);
+	if (ret == -EAGAIN)
+		wait_on(p, page);
+	else
+		uffd_wake(p->uffd, page, sys_page_size());
 }
 
 static int something_comes(const struct pager *p)
@@ -343,11 +374,11 @@ static int something_comes(const struct pager *p)
  * since it is not plain memory yet, and may move it on. */
 static void hand_over(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	const struct pager_area before = p->moving;
+	const struct moving m = { start, end, p->moving };
 
-	p->moving = (struct pager_area){ start, end };
+	p->moving = &m;
 	until_given(p, start, end, kids_leave);
-	p->moving = before;
+	p->moving = m.before;
 }
 
 /* Where its length is not known: what else lies there may be armed. */
@@ -423,20 +454,14 @@ static void put_off(struct pager *p, const struct uffd_msg *m);
 /* 1: the program forked. */
 static int handle(struct pager *p, const struct uffd_msg *m)
 {
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
 	struct kid *k;
 
 	switch (m->event) {
 	case UFFD_EVENT_PAGEFAULT:
-		if (p->shared->open) {
+		if (p->shared->open)
 			put_off(p, m);
-			break;
-		}
-		if (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
-			write_fault(p, page);
 		else
-			missing_fault(p, m);
-		uffd_wake(p->uffd, page, sys_page_size());
+			fault(p, m);
 		break;
 	case UFFD_EVENT_FORK:
 		k = kid_new(p, (int)m->arg.fork.ufd, NULL);
@@ -476,15 +501,21 @@ int parent_event(struct pager *p)
 	int lack = !p->shared->open && !p->announced.end && kids_lack(p);
 	struct uffd_msg m;
 
-	if (lack && !something_comes(p))
+	if (lack && !something_comes(p)) {
+		parent_wake(p);
 		return 0;
+	}
 	if (lack && (!fault_comes(p) || uffd_memory_changes(p->uffd))) {
 		kids_complete(p);
 		p->prepared = 1;
 	}
-	if (!uffd_read(p->uffd, &m))
+	if (!uffd_read(p->uffd, &m)) {
+		parent_wake(p);
 		return p->prepared = 0;
+	}
 	(void)handle(p, &m);
+	if (m.event != UFFD_EVENT_PAGEFAULT)
+		parent_wake(p);
 	if (p->prepared && kids_lack(p) && settles(p, 0))
 		kids_complete(p);
 	p->prepared = 0;
@@ -592,6 +623,7 @@ void window(struct pager *p)
 	if (p->kids > p->most / 2)
 		kids_sweep(p);
 	ret = p->kids > p->most / 2 ? -EMFILE : open_window(p);
+	parent_wake(p);		/* and is put off, as others are */
 	atomic_store(&p->shared->open, ret == 0);
 	pager_answer(p, ret);
 	if (ret == 0)

@@ -144,7 +144,7 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	int ret = -EFAULT;
 
 	*ret_done = 0;
-	if (solid && p->moving.end)
+	if (solid && p->moving)
 		ret = copy_moving(p, k, to, from, solid, ret_done);
 	else if (solid)
 		ret = uffd_copy(k->fd, to, from, solid, ret_done);

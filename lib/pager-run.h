@@ -85,6 +85,12 @@ struct pager_shared {
 	_Atomic(uint64_t) files[FILES / 64];	/* bits: which are children's userfaultfds */
 };
 
+/* Memory that was moved, and children get it just now. */
+struct moving {
+	uintptr_t start, end;
+	const struct moving *before;	/* of which the next move was told meanwhile */
+};
+
 struct pager {
 	/* the question */
 	unsigned asked;
@@ -119,7 +125,8 @@ struct pager {
 	int prepared;			/* children have what is there, whatever is read next */
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
 					 * served just now */
-	struct pager_area moving;	/* it was moved, and children get it just now */
+	const struct moving *moving;
+	uintptr_t wait_start, wait_end;	/* of the program's faults that an event comes before */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
 	unsigned hurried, swept;	/* how many hurry; born at the last look for who ended */
@@ -284,6 +291,7 @@ void area_give(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* What came from the program: one fault or event. 0: there was nothing. */
 int parent_event(struct pager *p);
+void parent_wake(struct pager *p);	/* who was to wait for an event */
 
 /* From the question to the end of the fork. */
 void window(struct pager *p);
