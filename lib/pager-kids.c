@@ -403,7 +403,8 @@ static void note(struct pager *p, struct kid *k)
 	}
 }
 
-/* Some of them: a child that forks on and on must not take all places before there is room
+/* Some of them, and then it is the others' turn: what it waits for may be gone until the program
+ * has told where to, and one that forks on and on must not take all places before there is room
  * made. */
 static void kid_events(struct pager *p, struct kid *k)
 {

@@ -156,7 +156,7 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of);
 void kid_close(struct pager *p, struct kid *k);
 
 /* Something came from a child, by the number that its descriptor was added to the epoll
- * with: serve it, or note what it did with its memory. Until there is nothing left to read. */
+ * with: serve it, or note what it did with its memory. What is left then comes again. */
 void kid_comes(struct pager *p, uint64_t number);
 void kids_come(struct pager *p);	/* ... from anyone */
 
