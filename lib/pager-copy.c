@@ -119,10 +119,11 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	return sys_madvise(from, page, MADV_POPULATE_READ) == -ENOMEM ? -ENOMEM : -EIO;
 }
 
-/* Of what was moved, and may move on in the midst of it: so that the pager does not wait for
- * itself at what was left there (MREMAP_DONTUNMAP). */
-static int copy_moving(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
-		       size_t *ret_done)
+/* Of what may become a hole in the midst of it, at which the pager would wait for itself: what
+ * was moved, and may move on (MREMAP_DONTUNMAP), and what was emptied once. A removal that was
+ * told of goes on when that was read, and takes its time. */
+static int copy_shaky(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
+		      size_t *ret_done)
 {
 	size_t solid = look(p, from, len < sizeof(p->bounce) ? len : sizeof(p->bounce));
 	int ret;
@@ -144,8 +145,8 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	int ret = -EFAULT;
 
 	*ret_done = 0;
-	if (solid && p->moving)
-		ret = copy_moving(p, k, to, from, solid, ret_done);
+	if (solid && (p->moving || !area_is_solid(p, from, from + solid)))
+		ret = copy_shaky(p, k, to, from, solid, ret_done);
 	else if (solid)
 		ret = uffd_copy(k->fd, to, from, solid, ret_done);
 	if (ret == 0 && !*ret_done)
