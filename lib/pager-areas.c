@@ -74,13 +74,6 @@ uint64_t areas_bytes(void)
 
 /* --- what is armed ------------------------------------------------------ */
 
-/* Also to those who have it when the pager is lost. */
-static void publish(struct pager *p, const struct pager_areas *a)
-{
-	areas_set(&pager_lists, a);
-	areas_set(&p->shared->areas, a);
-}
-
 static int insert(struct pager_areas *a, uintptr_t start, uintptr_t end)
 {
 	unsigned i = a->count;
@@ -93,6 +86,25 @@ static int insert(struct pager_areas *a, uintptr_t start, uintptr_t end)
 	a->at[i] = (struct pager_area){ start, end };
 	a->count++;
 	return 0;
+}
+
+/* Also to those who have it when the pager is lost, with what is not plain memory yet. */
+static void publish(struct pager *p, const struct pager_areas *a)
+{
+	struct pager_areas all = *a;
+
+	for (const struct moving *m = p->moving; m; m = m->before)
+		(void)insert(&all, m->start, m->end);
+	areas_set(&pager_lists, a);
+	areas_set(&p->shared->areas, &all);
+}
+
+void areas_move(struct pager *p, const struct moving *moving)
+{
+	const struct pager_areas a = *areas_now(&pager_lists);
+
+	p->moving = moving;
+	publish(p, &a);
 }
 
 /* What lies in the midst of an area lies in no other. */

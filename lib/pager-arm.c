@@ -370,17 +370,6 @@ static int something_comes(const struct pager *p)
 	return sys_poll(&poll, 1, 0) > 0;
 }
 
-/* All of what was moved to [start, end), whatever the program does with it next: that is told,
- * since it is not plain memory yet, and may move it on. */
-static void hand_over(struct pager *p, uintptr_t start, uintptr_t end)
-{
-	const struct moving m = { start, end, p->moving };
-
-	p->moving = &m;
-	until_given(p, start, end, kids_leave);
-	p->moving = m.before;
-}
-
 /* Where its length is not known: what else lies there may be armed. */
 static void make_plain_beside_areas(struct pager *p, uintptr_t start, uintptr_t end)
 {
@@ -395,32 +384,35 @@ static void make_plain_beside_areas(struct pager *p, uintptr_t start, uintptr_t 
 
 static int handle(struct pager *p, const struct uffd_msg *m);
 
-/* Moved memory is plain memory. */
+/* Moved memory is plain memory. Children get all of it before, whatever the program does with it
+ * next: that is told, since it is not plain memory yet, and may move it on. */
 static int remapped(struct pager *p, const struct uffd_msg *m)
 {
 	uintptr_t from = (uintptr_t)m->arg.remap.from, to = (uintptr_t)m->arg.remap.to;
 	size_t told = (size_t)m->arg.remap.len;
 	struct uffd_msg next;
-	size_t len = move_length(p, p->uffd, m, &next);
-	int is_known = len != 0;
+	size_t known = move_length(p, p->uffd, m, &next), len = known ? known : told;
+	const struct moving moving = { to, to + len, p->moving };
 
-	len = is_known ? len : told;
+	if (known)
+		areas_move(p, &moving);
 	if (!area_is_solid(p, from, from + len))	/* its holes moved too */
 		area_vacate(p, to, to + len);
-	if (p->shared->open || !is_known) {
+	if (p->shared->open || !known) {
 		kids_lose(p, from, from + len);
 	} else {
 		kids_moved(p, from, to, len);
-		hand_over(p, to, to + len);
+		until_given(p, to, to + len, kids_leave);
 	}
 	area_left(p, from, from + told);
 	area_left(p, to, to + len);	/* a fork since the move wipes it there */
 	area_gone(p, from, from + len);
 	make_plain(p, from, from + len);	/* it may have stayed: MREMAP_DONTUNMAP */
-	if (is_known)
+	if (known)
 		make_plain(p, to, to + len);
 	else
 		make_plain_beside_areas(p, to, to + len);
+	areas_move(p, moving.before);
 	return next.event ? handle(p, &next) : 0;
 }
 

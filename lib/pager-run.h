@@ -266,6 +266,9 @@ void range_lose_all(struct kid *k);
 int area_add(struct pager *p, uintptr_t start, uintptr_t end);
 int area_remove(struct pager *p, uintptr_t start, uintptr_t end);
 
+/* That is moving, as who has it when the pager is lost is to know. */
+void areas_move(struct pager *p, const struct moving *moving);
+
 /* The part of [start, end) that lies in the area of start; 0: in none. Cut *range to the area
  * that page lies in; 0: it lies in none. */
 uintptr_t area_part(uintptr_t start, uintptr_t end);
