@@ -218,12 +218,24 @@ void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
 	note(p->vacated, &p->vacated_count, VACATED, start, end);
 }
 
+void area_is_lazy(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	note(p->lazy, &p->lazy_count, VACATED, start, end);
+}
+
+static int is_in_list(const struct pager_area *list, unsigned count, uintptr_t start,
+		      uintptr_t end)
+{
+	for (const struct pager_area *a = list; a < list + count; a++)
+		if (start < a->end && end > a->start)
+			return 1;
+	return 0;
+}
+
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end)
 {
-	for (const struct pager_area *v = p->vacated; v < p->vacated + p->vacated_count; v++)
-		if (start < v->end && end > v->start)
-			return 0;
-	return 1;
+	return !is_in_list(p->vacated, p->vacated_count, start, end) &&
+	       !is_in_list(p->lazy, p->lazy_count, start, end);
 }
 
 void area_left(struct pager *p, uintptr_t start, uintptr_t end)

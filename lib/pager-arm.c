@@ -22,11 +22,13 @@
  *
  * A registration for missing pages stays (the kernel adds modes, and takes none away), so
  * the pager must never read a hole of the program's itself: it would wait for itself. So it
- * looks before it copies (pager-kids.c), and reads holes in a way that does not wait. They get
- * the zero page when memory is armed; where there may be some later is remembered as vacated:
- * what was emptied since, and what the program gave to the kernel to take when memory is
- * short (MADV_FREE), which tells nobody. For the latter the registration comes as soon as
- * holes are filled: nobody else would tell that those are that come later.
+ * looks before it copies (pager-copy.c), and reads holes in a way that does not wait. They get
+ * the zero page when memory is armed, and before each fork what was emptied since and is
+ * remembered as vacated: so a hole that nobody told of is no zeros (a thread that is killed in
+ * such a call empties memory untold). What the program gave to the kernel to take when memory
+ * is short (MADV_FREE), of which nobody tells, may have holes at any time. For that the
+ * registration comes as soon as holes are filled: nobody else would tell that those are that
+ * come later.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -45,6 +47,7 @@
 #define PATIENCE_MS 2		/* of a writer, while the program should be forking */
 #define LOOKS 100		/* whether a thread goes on whose call was told of, at once */
 #define SETTLE_MS 5		/* ... and every ms */
+#define DEPTH 64u		/* threads that move memory at once, each a piece of the stack */
 #define GIVE_MS 1000u		/* ... what children lack, whatever other threads do */
 
 enum {
@@ -359,7 +362,7 @@ static void fault(struct pager *p, const struct uffd_msg *m)
 		fault_let_grow(p, p->uffd, m);
 	if (ret == -EAGAIN)
 		wait_on(p, page);
-	else
+	else if (ret < 0 || !is_there)	/* whose page is let go is woken by that */
 		uffd_wake(p->uffd, page, sys_page_size());
 }
 
@@ -398,11 +401,13 @@ static int remapped(struct pager *p, const struct uffd_msg *m)
 		areas_move(p, &moving);
 	if (!area_is_solid(p, from, from + len))	/* its holes moved too */
 		area_vacate(p, to, to + len);
-	if (p->shared->open || !known) {
+	if (p->shared->open || !known || p->depth == DEPTH) {
 		kids_lose(p, from, from + len);
 	} else {
 		kids_moved(p, from, to, len);
+		p->depth++;
 		until_given(p, to, to + len, kids_leave);
+		p->depth--;
 	}
 	area_left(p, from, from + told);
 	area_left(p, to, to + len);	/* a fork since the move wipes it there */
@@ -490,37 +495,97 @@ static int fault_comes(const struct pager *p)
  * look. They get the holes when it is over, or the next event would find all of that open. */
 int parent_event(struct pager *p)
 {
-	int lack = !p->shared->open && !p->announced.end && kids_lack(p);
+	int lack = !p->shared->open && !p->announced.end && kids_lack(p), outer = p->prepared;
 	struct uffd_msg m;
 
 	if (lack && !something_comes(p)) {
 		parent_wake(p);
 		return 0;
 	}
+	p->prepared = 0;
 	if (lack && (!fault_comes(p) || uffd_memory_changes(p->uffd))) {
 		kids_complete(p);
 		p->prepared = 1;
 	}
 	if (!uffd_read(p->uffd, &m)) {
 		parent_wake(p);
-		return p->prepared = 0;
+		p->prepared = outer;
+		return 0;
 	}
+	if (m.event != UFFD_EVENT_PAGEFAULT)
+		p->moves = 0;
 	(void)handle(p, &m);
 	if (m.event != UFFD_EVENT_PAGEFAULT)
 		parent_wake(p);
 	if (p->prepared && kids_lack(p) && settles(p, 0))
 		kids_complete(p);
-	p->prepared = 0;
+	p->prepared = outer;
 	return 1;
 }
 
 /* --- the window --------------------------------------------------------- */
+
+/* What was emptied since the last fork, as holes are filled when memory is armed; but who read
+ * them by a fault would wait for the pager. */
+static int fill_run(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	for (size_t done; start < end; start += done) {
+		int ret = uffd_zero(p->uffd, start, end - start, &done);
+
+		if (ret < 0 && !done && ret != -EEXIST)
+			return ret;
+		done = done ? done : sys_page_size();
+	}
+	return 0;
+}
+
+static int fill_area(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	unsigned char there[TABLE_SIZE / 4096];
+	size_t page = sys_page_size();
+	int ret = 0;
+
+	for (uintptr_t next; ret == 0 && start < end; start = next) {
+		size_t n = 0, from = 0;
+
+		next = end - start < sizeof(there) * page ? end : start + sizeof(there) * page;
+		if (sys_mincore(start, next - start, there) < 0)
+			return -ENOMEM;
+		for (; ret == 0 && n <= (next - start) / page; n++) {
+			if (n < (next - start) / page && !(there[n] & 1))
+				continue;
+			if (n > from)
+				ret = fill_run(p, start + from * page, start + n * page);
+			from = n + 1;
+		}
+	}
+	return ret;
+}
+
+static void fill_vacated(struct pager *p)
+{
+	unsigned left = 0;
+
+	for (unsigned i = 0; i < p->vacated_count; i++) {
+		struct pager_area v = p->vacated[i];
+		int ret = 0;
+
+		each_area(a)
+			if (v.start < a->end && v.end > a->start)
+				ret |= fill_area(p, v.start > a->start ? v.start : a->start,
+						 v.end < a->end ? v.end : a->end);
+		if (ret < 0)
+			p->vacated[left++] = v;
+	}
+	p->vacated_count = left;
+}
 
 static int open_window(struct pager *p)
 {
 	int ret = 0;
 
 	leave_growth(p);
+	fill_vacated(p);
 	ret = area_rearm(p);
 	each_area(a)
 		if (ret == 0)

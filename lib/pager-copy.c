@@ -1,6 +1,7 @@
 /*
- * How a child gets pages: straight from where they lie in the program's memory, or by hand
- * where that might wait for a userfaultfd, which is the pager's own, or is not allowed.
+ * How a child gets pages: as they lie in the program's memory, or by hand where reading might
+ * wait for a userfaultfd, which is the pager's own, or is not allowed. What was read is looked
+ * at once more before the child gets it.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -23,23 +24,33 @@ static int is_unsure(const struct pager *p)
 	return uffd_memory_changes(p->uffd);
 }
 
-static int is_there(uint64_t entry, int unsure)
+static int is_there(uint64_t entry, int strictly)
 {
 	return entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED) &&
-	       (!unsure || entry & PAGEMAP_PROTECTED);
+	       (!strictly || entry & PAGEMAP_PROTECTED);
+}
+
+/* ... and so is what was moved there, armed as well (MREMAP_FIXED), until that is told: who moves
+ * it is in the call for as long. Asked when a page has been read, and before a child gets it. */
+static int is_moved(struct pager *p)
+{
+	if (!p->moves)
+		p->moves = keeper_ask(p, KEEPER_MOVES, p->parent, 0, 0) != 0;
+	return p->moves;
 }
 
 /* How much of [from, from + len) comes before the first hole: where the entry of the page table
  * is empty. One of a page that was lost is not: a poisoned page, one that could not be swapped
  * in, and a guard leave a mark there. While nothing is sure, what is not protected is one too:
- * a page that a child lacks is. */
+ * a page that a child lacks is. So it is when the program has ended: what its threads did when
+ * they were killed was not told. */
 static size_t look(struct pager *p, uintptr_t from, size_t len)
 {
 	size_t page = sys_page_size(), n = len / page, i = 0, size = n * sizeof(p->entries[0]);
 	unsigned char there[TABLE_SIZE / 4096];
-	int unsure = is_unsure(p);
+	int strictly = p->has_ended || is_unsure(p);
 
-	if (n > 1 && !unsure && sys_mincore(from, len, there) == 0)	/* a tenth of the price */
+	if (n > 1 && !strictly && sys_mincore(from, len, there) == 0)	/* a tenth of the price */
 		while (i < n && there[i] & 1)
 			i++;
 	if (i == n)
@@ -48,13 +59,13 @@ static size_t look(struct pager *p, uintptr_t from, size_t len)
 	if (sys_pread(p->pagemap, p->entries, size,
 		      (off_t)(from / page * sizeof(p->entries[0]))) != (long)size)
 		return 0;
-	while (i < n && !is_there(p->entries[i], unsure))
+	while (i < n && !is_there(p->entries[i], strictly))
 		i++;
 	if (n > 1)
 		p->by_hand = (struct pager_area){ from, from + i * page };
 	if (i)
 		return 0;
-	while (i < n && is_there(p->entries[i], unsure))
+	while (i < n && is_there(p->entries[i], strictly))
 		i++;
 	return i * page;
 }
@@ -72,12 +83,11 @@ static size_t rest_by_hand(const struct pager *p, uintptr_t from, size_t len)
 	return rest < len ? rest : len;
 }
 
-/* The same. A look takes a tenth of the time that it takes to serve one page, and next to
- * nothing of what a table takes: at one page only where there is reason to. */
+/* The same. A look takes a tenth of the time that it takes to serve a page: only where there is
+ * reason to. */
 static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 {
-	if (len == sys_page_size() && area_is_solid(p, from, from + len) &&
-	    !is_unsure(p))
+	if (area_is_solid(p, from, from + len) && !is_unsure(p))
 		return len;
 	if (is_by_hand(p, from))	/* filled since? no matter */
 		return 0;
@@ -95,6 +105,39 @@ static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fro
 	return area_is_solid(p, from, from + page) ? -EIO : uffd_zero(k->fd, to, page, &done);
 }
 
+/* Was what has been read there at the fork, all of it? 0, or it is told next what was instead:
+ * -ESTALE: perhaps of everything; -EBUSY: of this. As long as nothing is to be told, nothing was
+ * unmapped or moved since the last event. -EIO: nobody tells any more. */
+static int is_still(struct pager *p, uintptr_t from, size_t len)
+{
+	int unsure = is_unsure(p);
+
+	if (!unsure && !p->has_ended)
+		return 0;
+	if (unsure && is_moved(p))
+		return -ESTALE;
+	if (look(p, from, len) == len)
+		return 0;
+	return unsure ? -EBUSY : -EIO;
+}
+
+/* What was read, but for pages that the child has. */
+static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, size_t *ret_done)
+{
+	size_t at = 0, done = 0;
+	int ret;
+
+	do {
+		ret = uffd_copy(k->fd, to + at, (uintptr_t)p->bounce + at, len - at, &done);
+		atomic_fetch_add(&p->news.bytes, done);
+		if (ret == -EEXIST && !done)
+			done = sys_page_size();
+		at += ret == 0 ? len - at : done;
+	} while (done && at < len);
+	*ret_done = at;
+	return ret;
+}
+
 /* A page that the program may not read itself, or that may be a hole: reading it by that
  * file does not wait for a userfaultfd (FAULT_FLAG_ALLOW_RETRY is not set, mm/memory.c,
  * __access_remote_vm). -EIO: it cannot be read, or is a hole that nobody knows of; -EBUSY: not
@@ -108,9 +151,9 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	if (is_unsure(p) && !look(p, from, page))
 		return -EBUSY;
 	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page) {
-		if (is_unsure(p) && !look(p, from, page))	/* which made it a hole? */
-			return -EBUSY;
-		return uffd_copy(k->fd, to, (uintptr_t)p->bounce, page, &done);
+		int ret = is_still(p, from, page);
+
+		return ret < 0 ? ret : hand_out(p, k, to, page, &done);
 	}
 	if (sys_mincore(from, page, &there) < 0)
 		return -EFAULT;
@@ -119,23 +162,29 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	return sys_madvise(from, page, MADV_POPULATE_READ) == -ENOMEM ? -ENOMEM : -EIO;
 }
 
-/* Of what may become a hole in the midst of it, at which the pager would wait for itself: what
+/* What may become a hole in the midst of it, at which the pager would wait for itself: what
  * was moved, and may move on (MREMAP_DONTUNMAP), and what was emptied once. A removal that was
  * told of goes on when that was read, and takes its time. */
-static int copy_shaky(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
-		      size_t *ret_done)
+static int is_shaky(const struct pager *p, uintptr_t from, size_t len)
 {
-	size_t solid = look(p, from, len < sizeof(p->bounce) ? len : sizeof(p->bounce));
-	int ret;
+	return p->moving || is_unsure(p) || !area_is_solid(p, from, from + len);
+}
 
-	*ret_done = 0;
-	if (!solid || sys_pread(p->mem, p->bounce, solid, (off_t)from) != (long)solid ||
-	    look(p, from, solid) != solid)
+/* Not straight from there into the child: something else may be mapped there in the midst of it,
+ * and a child that has got that may have seen it. It costs a third more. */
+static int copy_checked(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
+			size_t *ret_done)
+{
+	size_t most = len < sizeof(p->bounce) ? len : sizeof(p->bounce);
+	int shaky = is_shaky(p, from, most), ret;
+	long n = shaky ? sys_pread(p->mem, p->bounce, most, (off_t)from)
+		       : sys_look_at_some(p->self, p->bounce, (const void *)from, most);
+
+	len = n > 0 ? (size_t)n & ~(sys_page_size() - 1) : 0;
+	if (!len || (shaky && look(p, from, len) != len))
 		return -EFAULT;
-	ret = uffd_copy(k->fd, to, (uintptr_t)p->bounce, solid, ret_done);
-	if (ret == 0)
-		*ret_done = solid;
-	return ret;
+	ret = is_still(p, from, len);
+	return ret < 0 ? ret : hand_out(p, k, to, len, ret_done);
 }
 
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
@@ -145,12 +194,8 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	int ret = -EFAULT;
 
 	*ret_done = 0;
-	if (solid && (p->moving || !area_is_solid(p, from, from + solid)))
-		ret = copy_shaky(p, k, to, from, solid, ret_done);
-	else if (solid)
-		ret = uffd_copy(k->fd, to, from, solid, ret_done);
-	if (ret == 0 && !*ret_done)
-		*ret_done = solid;
+	if (solid)
+		ret = copy_checked(p, k, to, from, solid, ret_done);
 	if (ret == -EFAULT && !*ret_done) {
 		ret = copy_by_hand(p, k, to, from);
 		*ret_done = ret == 0 ? sys_page_size() : 0;
@@ -163,11 +208,8 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 	size_t page = sys_page_size(), done;
 	int ret;
 
-	len = len < TABLE_SIZE ? len : TABLE_SIZE;
+	len = len < BOUNCE ? len : BOUNCE;
 	ret = copy_directly(p, k, to, from, len, &done);
-	atomic_fetch_add(&p->news.bytes, done);
-	if (k->wanted - to < done)
-		k->wanted = 0;
 	if (done)
 		return (long)done;
 	switch (ret) {
@@ -183,6 +225,9 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 		return 0;
 	case -EEXIST:	/* it has this page */
 		return (long)page;
+	case -ESTALE:
+		k->gone = 1;
+		return (long)len;
 	case -EBUSY:
 		k->gone = 1;
 		return (long)rest_by_hand(p, from, len);

@@ -1,7 +1,8 @@
 /*
  * What pager and keeper can still do once they run: their job. The pager shares memory with
  * the program, so whoever takes over the program can make it do anything that it may. So it
- * may read and write what it has open, ask of userfaultfds, and give advice on memory; it
+ * may read and write what it has open, ask of userfaultfds, read its own memory by
+ * process_vm_readv(2), and give advice on it; it
  * opens no file, kills nobody but whose pidfd it has, which are keeper and program, makes no
  * process, becomes no other, and has no capability. The keeper, which shares no memory, may
  * open files for reading, take a descriptor of a process that it may trace, fork, and kill;
@@ -44,9 +45,12 @@ struct allowed {
 
 enum { PAGER = 1, KEEPER = 2, BOTH = 3 };
 
+#define SELF ~0u	/* its own number */
+
 static const struct allowed allowed[] = {
 	{ SYS_read, 0, 0, 0, BOTH },
 	{ SYS_ioctl, 1, 0xff00, UFFDIO << 8, BOTH },
+	{ SYS_process_vm_readv, 0, ~0u, SELF, PAGER },
 	{ SYS_epoll_pwait, 0, 0, 0, PAGER },
 	{ SYS_pread64, 0, 0, 0, BOTH },
 	{ SYS_madvise, 0, 0, 0, PAGER },
@@ -57,6 +61,7 @@ static const struct allowed allowed[] = {
 	{ SYS_epoll_ctl, 0, 0, 0, PAGER },
 	{ SYS_clock_gettime, 0, 0, 0, BOTH },	/* where the vDSO cannot tell */
 	{ SYS_getppid, 0, 0, 0, BOTH },
+	{ SYS_getdents64, 0, 0, 0, KEEPER },
 	{ SYS_unshare, 0, ~0u, CLONE_VM, PAGER },	/* a question, see sys_alone_in_mm() */
 	{ SYS_pidfd_send_signal, 1, ~0u, SIGKILL, BOTH },
 	{ SYS_wait4, 0, 0, 0, BOTH },
@@ -95,7 +100,7 @@ static int keep_capabilities(uint32_t kept_ones)
 
 /* Of the lower half: what is in the upper one of these is refused by the kernel, or not
  * looked at. */
-static struct sock_filter *allow(struct sock_filter *at, const struct allowed *a)
+static struct sock_filter *allow(struct sock_filter *at, const struct allowed *a, uint32_t self)
 {
 	if (!a->mask) {
 		*at++ = (struct sock_filter)UNLESS(a->nr, 1);
@@ -107,7 +112,7 @@ static struct sock_filter *allow(struct sock_filter *at, const struct allowed *a
 					     (uint32_t)(offsetof(struct seccomp_data, args) +
 							8 * a->arg));
 	*at++ = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, a->mask);
-	*at++ = (struct sock_filter)UNLESS(a->value, 1);
+	*at++ = (struct sock_filter)UNLESS(a->value == SELF ? self : a->value, 1);
 	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ALLOW);
 	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ERRNO | EPERM);
 	return at;
@@ -124,7 +129,7 @@ static int filter(int who)
 	*at++ = (struct sock_filter)LOAD(nr);
 	for (unsigned i = 0; i < ALLOWED; i++)
 		if (allowed[i].who & who)
-			at = allow(at, &allowed[i]);
+			at = allow(at, &allowed[i], (uint32_t)sys_getpid());
 	*at++ = (struct sock_filter)RETURN(SECCOMP_RET_ERRNO | EPERM);
 	program[1].jf = (uint8_t)(at - program - 3);	/* to the last */
 	all = (struct sock_fprog){ (unsigned short)(at - program), program };

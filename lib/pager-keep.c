@@ -34,6 +34,7 @@
 
 #define LOOK_MS 100
 #define STUCK_MS 500
+#define MOVE_LOOKS 40
 #define LARGE ((size_t)1 << 20)
 
 /* What the keeper is told at its start. */
@@ -189,30 +190,20 @@ static void let_moved_go(struct pager_shared *s, const struct uffd_msg *m)
 
 static void look(struct pager_shared *s, int fd)
 {
+	const size_t size = sys_page_size();
 	struct uffd_msg m;
 
 	while (uffd_read(fd, &m)) {
+		uintptr_t page = (uintptr_t)m.arg.pagefault.address & ~(size - 1);
+
 		if (m.event == UFFD_EVENT_FORK)
 			file_add(s, (int)m.arg.fork.ufd);
 		if (m.event == UFFD_EVENT_REMAP && fd == s->uffd)
 			let_moved_go(s, &m);
-		if (m.event != UFFD_EVENT_PAGEFAULT || fd == s->uffd)
-			continue;
-		end_child(fd, (int)m.arg.pagefault.feat.ptid,
-			  (uintptr_t)m.arg.pagefault.address & ~(sys_page_size() - 1),
-			  pager_lost);
-	}
-}
-
-/* Whose fault the pager had read, and did not come to serve: they fault again. The top of what
- * a process can have is told by no call, and a range that reaches beyond wakes nobody. */
-static void wake_all(int fd)
-{
-	const size_t page = sys_page_size();
-
-	for (unsigned bit = 20; bit < 63; bit++) {
-		uffd_wake(fd, (uintptr_t)1 << bit, (size_t)1 << bit);
-		uffd_wake(fd, (uintptr_t)1 << bit, ((size_t)1 << bit) - page);
+		if (m.event == UFFD_EVENT_PAGEFAULT && fd == s->uffd)	/* in no list */
+			uffd_let_go(fd, page, size);
+		else if (m.event == UFFD_EVENT_PAGEFAULT)
+			end_child(fd, (int)m.arg.pagefault.feat.ptid, page, pager_lost);
 	}
 }
 
@@ -244,11 +235,42 @@ struct question {
 	uintptr_t page;
 };
 
+static int is_moving(void *arg, int tid)
+{
+	int *unknown = arg;
+
+	if (procfs_call_of(tid) != SYS_mremap)
+		return 0;
+	if (procfs_sleeps_in(tid, "userfaultfd_event_wait_completion"))
+		return 1;
+	*unknown = 1;
+	return 0;
+}
+
+/* Other memory than the pager's is moved as well: who does so does not wait, and is out of that
+ * call soon. */
+static int moves(int pid)
+{
+	for (int i = 0; i < MOVE_LOOKS; i++) {
+		int unknown = 0, ret = procfs_each_thread(pid, is_moving, &unknown);
+
+		if (ret || !unknown)
+			return ret;
+		sys_poll(NULL, 0, i >= MOVE_LOOKS / 2);
+	}
+	return 1;
+}
+
 static long reply(const struct question *q)
 {
 	switch (q->op) {
 	case KEEPER_CALL_OF:
 		return procfs_call_of(q->tid);
+	case KEEPER_GROWS:
+		return procfs_call_of(q->tid) == SYS_mremap &&
+		       procfs_sleeps_in(q->tid, "handle_userfault");
+	case KEEPER_MOVES:
+		return moves(q->tid);
 	case KEEPER_KILL_UNMAPPED:
 		end_child(q->uffd, q->tid, q->page, unmapped);
 		return 0;
@@ -326,8 +348,8 @@ static void main_of_keeper(void *arg)
 	atomic_store(&s->lost, 1);
 	let_program_go(s, bell_page);
 	files_find(s, writer);
-	each_file(s, fd)
-		wake_all(fd);
+	each_file(s, fd)	/* whose fault the pager had read, and did not come to serve */
+		uffd_wake_all(fd);
 	watch(s);
 }
 

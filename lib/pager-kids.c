@@ -203,7 +203,6 @@ static int zero(struct kid *k, uintptr_t page)
 	do
 		ret = uffd_zero(k->fd, page, sys_page_size(), &done);
 	while (ret == -ENOMEM && sys_poll(NULL, 0, NO_MEMORY_MS) >= 0);
-	k->wanted = ret == 0 ? 0 : page;
 	return ret;
 }
 
@@ -211,18 +210,8 @@ void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m)
 {
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
 
-	if (keeper_ask(p, KEEPER_CALL_OF, (int)m->arg.pagefault.feat.ptid, 0, 0) == SYS_mremap)
+	if (keeper_ask(p, KEEPER_GROWS, (int)m->arg.pagefault.feat.ptid, 0, 0) == 1)
 		uffd_let_go(fd, page, sys_page_size());
-}
-
-/* What it grows by, it does not lack. */
-static void let_grow(const struct pager *p, const struct kid *k, const struct uffd_msg *m)
-{
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
-	struct kid_range part;
-
-	if (!range_open(k, page, page + sys_page_size(), &part))
-		fault_let_grow(p, k->fd, m);
 }
 
 /* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. */
@@ -248,7 +237,6 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 
 	atomic_fetch_add(&p->news.faults, 1);
 	p->by_hand = (struct pager_area){ 0 };
-	k->wanted = page;
 	if (is_there)
 		(void)uffd_protect(k->fd, page, size, 0);
 	if (!range_open(k, page, page + size, &part))
@@ -256,10 +244,10 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	else
 		ret = fill(p, k, range.start, range.end);
 	if (k->fd && ret == -EAGAIN)
-		let_grow(p, k, m);
+		fault_let_grow(p, k->fd, m);
 	if (k->fd && !is_there && range_open(k, page, page + size, &part) && range_lost(&part))
 		kill_of(p, k->fd, range_lost(&part), m);
-	else if (k->fd && k->wanted)		/* who gets a page is woken by that */
+	else if (k->fd)
 		uffd_wake(k->fd, page, size);
 }
 
@@ -312,22 +300,24 @@ size_t move_length(const struct pager *p, int uffd, const struct uffd_msg *m,
 		   struct uffd_msg *ret_next)
 {
 	uint64_t until = sys_now_ns() + TELL_MS * 1000000u;
+	size_t len = (size_t)m->arg.remap.len;
+	int faulted = 0;
 
 	ret_next->event = 0;
-	while (!p->tells_lengths && uffd_memory_changes(uffd)) {
+	while (!p->tells_lengths && !ret_next->event && len && uffd_memory_changes(uffd)) {
 		if (!uffd_read(uffd, ret_next)) {
-			if (sys_now_ns() > until)
-				return 0;
 			sys_poll(NULL, 0, 1);
+			len = sys_now_ns() > until ? 0 : len;
 		} else if (ret_next->event == UFFD_EVENT_PAGEFAULT) {
-			ret_next->event = 0;	/* it faults again */
-			uffd_wake(uffd, (uintptr_t)ret_next->arg.pagefault.address &
-				  ~(sys_page_size() - 1), sys_page_size());
+			ret_next->event = 0;	/* told before events; it faults again, later */
+			faulted = 1;
 		} else {
-			return length_by(m, ret_next);
+			len = length_by(m, ret_next);
 		}
 	}
-	return (size_t)m->arg.remap.len;
+	if (faulted)
+		uffd_wake_all(uffd);
+	return len;
 }
 
 static void event(struct pager *p, struct kid *k, const struct uffd_msg *m);
@@ -394,7 +384,7 @@ static void note(struct pager *p, struct kid *k)
 			event(p, k, &m);
 			continue;
 		}
-		let_grow(p, k, &m);
+		fault_let_grow(p, k->fd, &m);
 		page &= ~(sys_page_size() - 1);
 		if (!k->wait_end || page < k->wait_start)
 			k->wait_start = page;

@@ -23,6 +23,7 @@
 #define LARGE_RANGES 131072u	/* every second page of 1 GiB */
 #define LARGE_TABLES 8u
 #define MANY_RANGES 256u	/* with which a child gets all that it lacks */
+#define BOUNCE ((size_t)256 << 10)	/* a cache's, and a page of any size */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
 #define VACATED 64u
 #define LEFT 64u
@@ -64,7 +65,6 @@ struct kid {
 	int suspect;		/* it was made by a call that the library did not see: its
 				 * memory may still be wiped at a fork of its own */
 	int gone;		/* some of it is not where it was; where it went is told next */
-	uintptr_t wanted;	/* the page that it waits for; 0: it has got it */
 	int completing;		/* it gets all of it */
 	int hurries;		/* ... as soon as there is time */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
@@ -105,6 +105,7 @@ struct pager {
 	enum cow_reason why;		/* it could not begin */
 	int unwanted;			/* it ends when no child needs it */
 	int ends;			/* it is needed no more */
+	int has_ended;			/* the program */
 	int pid, self, parent;		/* pid: as the program knows it */
 	size_t bytes;			/* of its memory, from the bell on */
 	/* what it alone knows */
@@ -121,6 +122,10 @@ struct pager {
 	struct pager_area left[LEFT];	/* gone since the window opened: a child that is not
 					 * known yet may lack it */
 	unsigned left_count;
+	struct pager_area lazy[VACATED];	/* of which the kernel may take pages, too */
+	unsigned lazy_count;
+	unsigned depth;			/* moves that are handed over, one in the midst of another */
+	int moves;			/* somebody moves memory, and the next event says which */
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	int prepared;			/* children have what is there, whatever is read next */
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
@@ -139,7 +144,7 @@ struct pager {
 	uint64_t patience;		/* ... until then; CLOCK_MONOTONIC, ns */
 	struct tracks tracks;		/* of the program's writes */
 	struct pager_news news;
-	char bounce[65536];		/* a page, of any size */
+	_Alignas(4096) char bounce[BOUNCE];	/* on the way to a child */
 	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
 	struct large_table large[LARGE_TABLES];
@@ -279,6 +284,7 @@ void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* It was emptied, or the kernel may take pages of it. Is there nothing of that in a range? */
 void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
+void area_is_lazy(struct pager *p, uintptr_t start, uintptr_t end);
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end);
 
 /* It is gone, or emptied, while the window is open. */
@@ -308,6 +314,9 @@ void pager_answer(struct pager *p, int answer);
 /* What the pager has done by the keeper, for it may neither open a file nor kill. */
 enum keeper_op {
 	KEEPER_CALL_OF,		/* the system call that a thread is in, or -errno */
+	KEEPER_GROWS,		/* is it in mremap(2), where it waits for the pager? */
+	KEEPER_MOVES,		/* is a thread of a process in mremap(2), and waits for the pager
+				 * to read that? -errno: who knows */
 	KEEPER_KILL_UNMAPPED,	/* end its process, which lacks a page of a userfaultfd's, and */
 	KEEPER_KILL_UNREADABLE,	/* ... say why on its standard error */
 	KEEPER_LEAVE,		/* (for keeper_end() alone) */

@@ -71,7 +71,7 @@ static void question(struct pager *p)
 	}
 	switch (p->op) {
 	case PAGER_ARM_LAZY:
-		area_vacate(p, p->start, p->end);
+		area_is_lazy(p, p->start, p->end);
 		pager_answer(p, area_arm(p, p->start, p->end));
 		break;
 	case PAGER_ARM:
@@ -115,6 +115,7 @@ static void forget_program(struct pager *p)
 	if (p->pidfd >= 0)
 		sys_close(p->pidfd);
 	p->pidfd = -1;
+	p->has_ended = 1;
 }
 
 static void serve(struct pager *p, uint64_t data)

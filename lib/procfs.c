@@ -489,6 +489,15 @@ static int is_worker(int dir, const char *tid)
 }
 
 /* The C library keeps a thread's list of robust locks in its control block. */
+static int number_of(const char *name)
+{
+	int n = 0;
+
+	for (const char *p = name; *p >= '0' && *p <= '9'; p++)
+		n = n * 10 + (*p - '0');
+	return n;
+}
+
 int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
 {
 	int dir = sys_open("/proc/thread-self/..", O_RDONLY | O_DIRECTORY), ret = 0;
@@ -501,10 +510,8 @@ int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
 		for (long at = 0; !ret && at < n;) {
 			struct entry *e = (struct entry *)(buf + at);
 			uintptr_t block = 0;
-			int tid = 0;
+			int tid = number_of(e->name);
 
-			for (const char *p = e->name; *p >= '0' && *p <= '9'; p++)
-				tid = tid * 10 + (*p - '0');
 			/* what a filter hides may be anywhere */
 			if (tid && sys_robust_list(tid, &block) != -ESRCH &&
 			    (block || !is_worker(dir, e->name)))
@@ -543,6 +550,29 @@ long procfs_call_of(int tid)
 	c = number(&r, 10, &call);
 	sys_close(r.fd);
 	return c == ' ' ? (long)call : -ENOENT;
+}
+
+int procfs_each_thread(int pid, int (*fn)(void *arg, int tid), void *arg)
+{
+	_Alignas(struct entry) char buf[2048];
+	char path[32];
+	int dir, ret = 0;
+	long n = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = sys_open(path, O_RDONLY);
+	if (dir < 0)
+		return dir;
+	while (!ret && (n = sys_getdents(dir, buf, sizeof(buf))) > 0)
+		for (long at = 0; !ret && at < n;) {
+			const struct entry *e = (struct entry *)(buf + at);
+			int tid = number_of(e->name);
+
+			ret = tid ? fn(arg, tid) : 0;
+			at += e->size;
+		}
+	sys_close(dir);
+	return n < 0 ? (int)n : ret;
 }
 
 int procfs_sleeps_in(int tid, const char *function)

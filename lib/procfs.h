@@ -57,6 +57,9 @@ int procfs_is_filtered(void);
 /* The system call in which a thread waits. -ENOENT: in none, -errno. */
 long procfs_call_of(int tid);
 
+/* For each thread of a process, until fn returns something else than 0. That, or -errno. */
+int procfs_each_thread(int pid, int (*fn)(void *arg, int tid), void *arg);
+
 /* Does it sleep in that function of the kernel's? As far as that may be known. */
 int procfs_sleeps_in(int tid, const char *function);
 

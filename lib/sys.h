@@ -63,6 +63,7 @@ int sys_is_zero(const void *at, size_t len);
 
 /* Copy what may not be there; -EFAULT, or another -errno where the kernel has no such call
  * or a filter refuses it. */
+long sys_look_at_some(int self, void *to, const void *from, size_t len);	/* how much, -errno */
 int sys_look(void *to, const void *from, size_t len);
 
 /* Copy what a caller points at, or -EFAULT where it points at nothing. */

@@ -86,7 +86,9 @@ int uffd_protect(int uffd, uintptr_t start, size_t len, int on)
 
 int uffd_copy(int uffd, uintptr_t to, uintptr_t from, size_t len, size_t *ret_done)
 {
-	struct uffdio_copy c = { .dst = to, .src = from, .len = len };
+	struct uffdio_copy c = {
+		.dst = to, .src = from, .len = len, .mode = UFFDIO_COPY_MODE_DONTWAKE,
+	};
 	int ret = sys_ioctl(uffd, UFFDIO_COPY, &c);
 
 	*ret_done = c.copy > 0 ? (size_t)c.copy : 0;
@@ -144,4 +146,16 @@ void uffd_let_go(int uffd, uintptr_t start, size_t len)
 
 	sys_ioctl(uffd, UFFDIO_UNREGISTER, &range);
 	uffd_wake(uffd, start, len);
+}
+
+/* The top of what a process can have is told by no call, and a range that reaches beyond wakes
+ * nobody. */
+void uffd_wake_all(int uffd)
+{
+	const size_t page = sys_page_size();
+
+	for (unsigned bit = 20; bit < 63; bit++) {
+		uffd_wake(uffd, (uintptr_t)1 << bit, (size_t)1 << bit);
+		uffd_wake(uffd, (uintptr_t)1 << bit, ((size_t)1 << bit) - page);
+	}
 }

@@ -32,7 +32,7 @@ int uffd_register(int uffd, uintptr_t start, size_t len, unsigned modes);
 int uffd_protect(int uffd, uintptr_t start, size_t len, int on);
 
 /* Fill missing pages of the descriptor's memory from this one, or with zeros; who waits
- * goes on. -EEXIST: the first is there; -EAGAIN: so many were filled, or a fork, removal or
+ * goes on where they are zeros, and else when woken. -EEXIST: the first is there; -EAGAIN: so many were filled, or a fork, removal or
  * move of that memory is to be read first; -ENOENT: not one mapping that is registered;
  * -ESRCH: nobody has that memory any more. */
 int uffd_copy(int uffd, uintptr_t to, uintptr_t from, size_t len, size_t *ret_done);
@@ -57,5 +57,8 @@ void uffd_let_go(int uffd, uintptr_t start, size_t len);
 
 /* Wake who waits there: what they touched is mapped now. */
 void uffd_wake(int uffd, uintptr_t start, size_t len);
+
+/* ... anywhere above a MiB: they fault again. */
+void uffd_wake_all(int uffd);
 
 #endif
