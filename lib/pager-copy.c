@@ -121,21 +121,31 @@ static int is_still(struct pager *p, uintptr_t from, size_t len)
 	return unsure ? -EBUSY : -EIO;
 }
 
-/* What was read, but for pages that the child has. */
+/* What was read, but for pages that the child has, and those that it has no mapping for; a
+ * mapping at a time. */
 static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, size_t *ret_done)
 {
-	size_t at = 0, done = 0;
-	int ret;
+	size_t page = sys_page_size(), at = 0, n = len, done;
+	int ret = 0;
 
-	do {
-		ret = uffd_copy(k->fd, to + at, (uintptr_t)p->bounce + at, len - at, &done);
+	while (at < len) {
+		ret = uffd_copy(k->fd, to + at, (uintptr_t)p->bounce + at, n, &done);
 		atomic_fetch_add(&p->news.bytes, done);
-		if (ret == -EEXIST && !done)
-			done = sys_page_size();
-		at += ret == 0 ? len - at : done;
-	} while (done && at < len);
+		if (ret == -ENOENT && !done && n > page) {
+			n = n / 2 & ~(page - 1);
+			continue;
+		}
+		if (ret == -ENOENT && !done && uffd_memory_changes(k->fd))
+			ret = -EAGAIN;	/* it moved this moment */
+		if (ret == -EEXIST || ret == -ENOENT)
+			done = done ? done : page;
+		if (!done && ret < 0)
+			break;
+		at += ret == 0 ? n : done;
+		n = len - at;
+	}
 	*ret_done = at;
-	return ret;
+	return at == len ? 0 : ret;
 }
 
 /* A page that the program may not read itself, or that may be a hole: reading it by that
@@ -216,15 +226,9 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 	case -EAGAIN:
 	case -ESRCH:
 		return ret;
-	case -ENOENT:	/* more than one mapping, or none; moved this moment? */
-		if (len > page)
-			return kid_copy(p, k, to, from, len / 2 & ~(page - 1));
-		return uffd_memory_changes(k->fd) ? -EAGAIN : (long)page;
 	case -ENOMEM:
 		sys_poll(NULL, 0, NO_MEMORY_MS);
 		return 0;
-	case -EEXIST:	/* it has this page */
-		return (long)page;
 	case -ESTALE:
 		k->gone = 1;
 		return (long)len;
