@@ -152,6 +152,8 @@ struct pager {
 
 enum { PAGER_BEGINS, PAGER_RUNS, PAGER_FAILED };
 
+struct uffd_msg;
+
 /* --- pager-kids.c: who lacks what --------------------------------------- */
 
 /* Of a child of the program (NULL), or a child's. NULL: no room, and it is killed when it
@@ -186,7 +188,7 @@ void kids_poison(struct pager *p);
 int kids_lack(const struct pager *p);
 void kids_sweep(struct pager *p);	/* forget those that have ended */
 
-struct uffd_msg;
+/* --- pager-both.c: of what is told, of the program or a child ------------ */
 
 /* How much was moved, as was just read? Before Linux 6.15 the kernel tells the length of before
  * where that shrank (MREMAP_FIXED; mm/mremap.c, mremap_userfaultfd_complete), and the rest as
@@ -295,15 +297,37 @@ void area_left(struct pager *p, uintptr_t start, uintptr_t end);
 int area_arm(struct pager *p, uintptr_t start, uintptr_t end);
 void area_leave(struct pager *p, uintptr_t start, uintptr_t end);
 
-/* Children have what they lack of it, or have lost it. */
+/* Children have what they lack of it, or have lost it: by the one, or by kids_leave(). */
 void area_give(struct pager *p, uintptr_t start, uintptr_t end);
+void area_hand_over(struct pager *p, uintptr_t start, uintptr_t end,
+		    int (*give)(struct pager *, uintptr_t, uintptr_t));
 
-/* What came from the program: one fault or event. 0: there was nothing. */
+/* Before a fork: no holes, and protected what was written since the last. 0, -errno. */
+void area_fill(struct pager *p);
+int area_rearm(struct pager *p);
+
+/* A fork copies [start, end) from now on: all of its area, where there is no room for a piece. */
+struct pager_area area_unwipe(uintptr_t start, uintptr_t end);
+
+/* It is no more; it is the program's alone; and so is what an area grew by, unseen. */
+void area_gone(struct pager *p, uintptr_t start, uintptr_t end);
+void area_make_plain(struct pager *p, uintptr_t start, uintptr_t end);
+void area_leave_growth(struct pager *p);
+
+/* --- pager-told.c: what the kernel tells of it --------------------------- */
+
+/* One fault or event. 0: there was nothing. */
 int parent_event(struct pager *p);
 void parent_wake(struct pager *p);	/* who was to wait for an event */
+int parent_told(struct pager *p, const struct uffd_msg *m);	/* 1: it forked */
+
+/* --- pager-window.c ------------------------------------------------------ */
 
 /* From the question to the end of the fork. */
 void window(struct pager *p);
+
+/* A fault in it. */
+void window_put_off(struct pager *p, const struct uffd_msg *m);
 
 /* --- pager.c ------------------------------------------------------------ */
 
