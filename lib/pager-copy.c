@@ -87,7 +87,7 @@ static size_t rest_by_hand(const struct pager *p, uintptr_t from, size_t len)
  * reason to. */
 static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 {
-	if (area_is_solid(p, from, from + len) && !is_unsure(p))
+	if (!p->has_ended && area_is_solid(p, from, from + len) && !is_unsure(p))
 		return len;
 	if (is_by_hand(p, from))	/* filled since? no matter */
 		return 0;
@@ -107,7 +107,7 @@ static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fro
 
 /* Was what has been read there at the fork, all of it? 0, or it is told next what was instead:
  * -ESTALE: perhaps of everything; -EBUSY: of this. As long as nothing is to be told, nothing was
- * unmapped or moved since the last event. -EIO: nobody tells any more. */
+ * unmapped or moved since the last event. -ENODATA: nobody tells any more. */
 static int is_still(struct pager *p, uintptr_t from, size_t len)
 {
 	int unsure = is_unsure(p);
@@ -118,7 +118,7 @@ static int is_still(struct pager *p, uintptr_t from, size_t len)
 		return -ESTALE;
 	if (look(p, from, len) == len)
 		return 0;
-	return unsure ? -EBUSY : -EIO;
+	return unsure ? -EBUSY : -ENODATA;
 }
 
 /* What was read, but for pages that the child has, and those that it has no mapping for; a
@@ -213,6 +213,18 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	return ret;
 }
 
+/* When the program has ended, what is not protected was written before, and the child has it; or
+ * a thread that was killed has emptied it, and filled it again. The child faults on the latter
+ * alone, so the rest of a range need not be lost to it: in pieces that would be too many. */
+static int has_page(struct kid *k, uintptr_t to)
+{
+	size_t done;
+
+	if (k->wanted)
+		return to != k->wanted;
+	return uffd_poison(k->fd, to, sys_page_size(), &done) == -EEXIST;
+}
+
 long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len)
 {
 	size_t page = sys_page_size(), done;
@@ -241,6 +253,10 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 		else
 			range_lose(k, to, to + page, LOST_UNMAPPED);
 		return (long)page;
+	case -ENODATA:
+		if (has_page(k, to))
+			return (long)page;
+		/* fall through */
 	default:
 		range_lose(k, to, to + page, LOST_UNREADABLE);
 		return (long)page;

@@ -195,6 +195,16 @@ static void kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_ms
 		uffd_wake(fd, page, size);
 }
 
+static int fill_for(struct pager *p, struct kid *k, uintptr_t page, const struct pager_area *range)
+{
+	int ret;
+
+	k->wanted = page;
+	ret = fill(p, k, range->start, range->end);
+	k->wanted = 0;
+	return ret;
+}
+
 static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 {
 	size_t size = sys_page_size();
@@ -210,7 +220,7 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	if (!range_open(k, page, page + size, &part))
 		ret = zero(k, page);
 	else
-		ret = fill(p, k, range.start, range.end);
+		ret = fill_for(p, k, page, &range);
 	if (k->fd && ret == -EAGAIN)
 		fault_let_grow(p, k->fd, m);
 	if (k->fd && !is_there && range_open(k, page, page + size, &part) && range_lost(&part))
@@ -237,11 +247,13 @@ static int largest(const struct kid *k, struct kid_range *ret_range)
 static void complete(struct pager *p, struct kid *k)
 {
 	int gone = k->gone;	/* as whoever serves it just now knows */
+	uintptr_t wanted = k->wanted;
 	struct kid_range r;
 
 	p->by_hand = (struct pager_area){ 0 };
 	k->completing = 1;
 	k->gone = 0;
+	k->wanted = 0;
 	while (k->fd && !k->gone && largest(k, &r)) {
 		uintptr_t end = r.start + (uintptr_t)copy_part(p, k, &r);
 
@@ -250,6 +262,7 @@ static void complete(struct pager *p, struct kid *k)
 	}
 	k->completing = 0;
 	k->gone |= gone;
+	k->wanted = wanted;
 	range_shrink(k);
 }
 

@@ -67,6 +67,7 @@ struct kid {
 	int gone;		/* some of it is not where it was; where it went is told next */
 	int completing;		/* it gets all of it */
 	int hurries;		/* ... as soon as there is time */
+	uintptr_t wanted;	/* the page of the fault that it is served for */
 	uintptr_t wait_start, wait_end;	/* of faults that were put off */
 	struct tracks tracks;
 	unsigned count, room;
