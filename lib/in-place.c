@@ -361,7 +361,7 @@ void in_place_left(int held)
 
 enum { HELD = 1, GIVEN };
 
-int in_place_empty(uintptr_t start, size_t len)
+int in_place_empty(uintptr_t start, size_t len, int lazily)
 {
 	uintptr_t end;
 
@@ -371,7 +371,7 @@ int in_place_empty(uintptr_t start, size_t len)
 	if (!in_place_at(start, len))
 		return HELD;
 	end = whole(&start, len);
-	(void)pager_ask(PAGER_GIVE, start, end);
+	(void)pager_ask(lazily ? PAGER_GIVE_LAZY : PAGER_GIVE, start, end);
 	return GIVEN;
 }
 

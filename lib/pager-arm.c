@@ -125,6 +125,8 @@ static int fill_run(struct pager *p, uintptr_t start, uintptr_t end)
 
 		if (ret < 0 && !done && ret != -EEXIST)
 			return ret;
+		if (done)	/* it may have been emptied, and protected, before an earlier fork */
+			area_dirty(p, start, start + done);
 		done = done ? done : sys_page_size();
 	}
 	return 0;

@@ -87,7 +87,8 @@ static size_t rest_by_hand(const struct pager *p, uintptr_t from, size_t len)
  * reason to. */
 static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 {
-	if (!p->has_ended && area_is_solid(p, from, from + len) && !is_unsure(p))
+	if (len == sys_page_size() && !p->has_ended && area_is_solid(p, from, from + len) &&
+	    !is_unsure(p))
 		return len;
 	if (is_by_hand(p, from))	/* filled since? no matter */
 		return 0;
@@ -204,6 +205,8 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	int ret = -EFAULT;
 
 	*ret_done = 0;
+	if (p->moves && is_unsure(p))
+		return -ESTALE;
 	if (solid)
 		ret = copy_checked(p, k, to, from, solid, ret_done);
 	if (ret == -EFAULT && !*ret_done) {
@@ -242,6 +245,7 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 		sys_poll(NULL, 0, NO_MEMORY_MS);
 		return 0;
 	case -ESTALE:
+		p->stale = 1;
 		k->gone = 1;
 		return (long)len;
 	case -EBUSY:

@@ -217,10 +217,13 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	p->by_hand = (struct pager_area){ 0 };
 	if (is_there)
 		(void)uffd_protect(k->fd, page, size, 0);
-	if (!range_open(k, page, page + size, &part))
+	if (!range_open(k, page, page + size, &part)) {
 		ret = zero(k, page);
-	else
+		if (ret == -EAGAIN)	/* other faults would be told before that again */
+			note(p, k);
+	} else {
 		ret = fill_for(p, k, page, &range);
+	}
 	if (k->fd && ret == -EAGAIN)
 		fault_let_grow(p, k->fd, m);
 	if (k->fd && !is_there && range_open(k, page, page + size, &part) && range_lost(&part))

@@ -127,6 +127,7 @@ struct pager {
 	unsigned lazy_count;
 	unsigned depth;			/* moves that are handed over, one in the midst of another */
 	int moves;			/* somebody moves memory, and the next event says which */
+	int stale;			/* ... so that somebody got nothing of what is there */
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	int prepared;			/* children have what is there, whatever is read next */
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is

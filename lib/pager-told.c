@@ -174,7 +174,8 @@ static int settles(const struct pager *p, int ms)
 }
 
 /* It is let go on as soon as this was read; what it removes is there until then. What was
- * announced is some of it, where another thread removes something too. */
+ * announced is some of it, where another thread removes something too. When the rest is empty
+ * nobody tells: perhaps after the next fork, or when memory is short (MADV_FREE). */
 static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	const struct pager_area *a = &p->announced;
@@ -185,6 +186,8 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 		kids_lose(p, start > a->end ? start : a->end, end);
 	if (p->shared->open && !settles(p, SETTLE_MS))
 		area_left(p, start, end);
+	if (start < a->start || end > a->end)
+		area_is_lazy(p, start, end);
 	area_vacate(p, start, end);
 	area_dirty(p, start, end);
 }
@@ -194,6 +197,7 @@ int parent_told(struct pager *p, const struct uffd_msg *m)
 {
 	struct kid *k;
 
+	p->moves &= m->event == UFFD_EVENT_PAGEFAULT;
 	switch (m->event) {
 	case UFFD_EVENT_PAGEFAULT:
 		if (p->shared->open)
@@ -245,16 +249,15 @@ int parent_event(struct pager *p)
 	}
 	p->prepared = 0;
 	if (lack && (!fault_comes(p) || uffd_memory_changes(p->uffd))) {
+		p->stale = 0;
 		kids_complete(p);
-		p->prepared = 1;
+		p->prepared = !p->stale;
 	}
 	if (!uffd_read(p->uffd, &m)) {
 		parent_wake(p);
 		p->prepared = outer;
 		return 0;
 	}
-	if (m.event != UFFD_EVENT_PAGEFAULT)
-		p->moves = 0;
 	(void)parent_told(p, &m);
 	if (m.event != UFFD_EVENT_PAGEFAULT)
 		parent_wake(p);

@@ -77,6 +77,9 @@ static void question(struct pager *p)
 	case PAGER_ARM:
 		pager_answer(p, area_arm(p, p->start, p->end));
 		break;
+	case PAGER_GIVE_LAZY:
+		area_is_lazy(p, p->start, p->end);
+		/* fall through */
 	case PAGER_GIVE:
 		area_give(p, p->start, p->end);
 		p->announced = (struct pager_area){ p->start, p->end };
