@@ -279,7 +279,7 @@ static int open_window(void)
 
 	if (process.life->pager.reason)
 		part();
-	if (!in_place_bytes())
+	if (!in_place_bytes() && !pager_moves())
 		return 0;
 	if (memory_may_be_pinned()) {	/* a device does not wait */
 		give_up(COW_REASON_PINNED);

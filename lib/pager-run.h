@@ -132,7 +132,7 @@ struct pager {
 	int prepared;			/* children have what is there, whatever is read next */
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
 					 * served just now */
-	const struct moving *moving;
+	const struct moving *_Atomic moving;	/* the program asks, too */
 	uintptr_t wait_start, wait_end;	/* of the program's faults that an event comes before */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */

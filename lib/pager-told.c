@@ -154,12 +154,12 @@ static int remapped(struct pager *p, const struct uffd_msg *m)
 	}
 	area_left(p, from, from + told);
 	area_left(p, to, to + len);	/* a fork since the move wipes it there */
-	area_gone(p, from, from + len);
 	area_make_plain(p, from, from + len);	/* it may have stayed: MREMAP_DONTUNMAP */
 	if (known)
 		area_make_plain(p, to, to + len);
 	else
 		make_plain_beside_areas(p, to, to + len);
+	area_gone(p, from, from + len);
 	areas_move(p, moving.before);
 	return next.event ? parent_told(p, &next) : 0;
 }

@@ -462,6 +462,13 @@ int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end)
 	return atomic_load(&p->answered) == p->asked ? p->answer : forget(p);
 }
 
+int pager_moves(void)
+{
+	const struct pager *p = process.life->pager.it;
+
+	return p && atomic_load(&p->moving);
+}
+
 int pager_is_open(void)
 {
 	const struct pager *p = process.life->pager.it;

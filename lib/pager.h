@@ -113,6 +113,9 @@ int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end);
  * on. 0; -EBUSY: a child needs it still, and it arms nothing more; -EPIPE. */
 int pager_end(enum cow_reason why);
 
+/* Is there memory that was moved, and is not plain memory yet? In no list, and in no child. */
+int pager_moves(void);
+
 /* Is the window open that PAGER_OPEN opened? */
 int pager_is_open(void);
 
