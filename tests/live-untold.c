@@ -416,6 +416,124 @@ START_TEST(killed_while_it_empties)
 }
 END_TEST
 
+/* --- what is there, and what is not ------------------------------------------ */
+
+/* A page that the program has written since, and a child that outlives it: it lacks the rest. */
+static int writes_and_ends(int go[2], int say)
+{
+	struct sight s = { area, PAGES, 1 };
+	char c = 0;
+
+	NEED(arm(area, SIZE, 1) == 0);
+	if (cow_fork() == 0) {
+		close(go[1]);
+		(void)!read(go[0], &c, 1);
+		usleep(100000);		/* until the pager knows */
+		c = sees(&s) ? 'w' : 'r';
+		_exit(write(say, &c, 1) != 1);
+	}
+	for (size_t p = 100; p < PAGES; p += 43)
+		area[p * PAGE] = 7;
+	_exit(0);
+}
+
+START_TEST(outlives_who_wrote)
+{
+	int go[2], say[2];
+	char c = 0;
+	pid_t pid;
+
+	ck_assert(pipe(go) == 0 && pipe(say) == 0);
+	pid = fork();
+	if (pid == 0)
+		_exit(writes_and_ends(go, say[1]));
+	close(go[1]);
+	close(say[1]);
+	ck_assert_int_eq(wait_for(pid), 0);
+	ck_assert_int_eq((int)read(say[0], &c, 1), 1);
+	ck_assert_int_eq(c, 'r');
+	close(go[0]);
+	close(say[0]);
+}
+END_TEST
+
+static int sees_zeros(void *arg)
+{
+	(void)arg;
+	NEED(is_zero(area, SIZE / 2));
+	return 0;
+}
+
+/* What could not be filled before one fork, of several mappings, is before the next. */
+START_TEST(filled_later)
+{
+	struct reader r;
+
+	ck_assert_int_eq(arm(area, SIZE, 1), 0);
+	ck_assert_int_eq(mprotect(area + SIZE / 4, PAGE, PROT_READ), 0);
+	ck_assert_int_eq(cow_madvise(area, SIZE / 2, MADV_DONTNEED), 0);
+	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+	ck_assert_int_eq(mprotect(area + SIZE / 4, PAGE, PROT_READ | PROT_WRITE), 0);
+	r = reader_start(sees_zeros, NULL);
+	fill(area, SIZE / 2, 5);
+	ck_assert_int_eq(is_killed(&r), 0);
+}
+END_TEST
+
+static int reads_all(void *arg)
+{
+	(void)arg;
+	for (size_t p = 0; p < PAGES; p++)
+		(void)*(volatile char *)(area + p * PAGE);
+	return 0;
+}
+
+/* Nobody tells when the kernel takes what it was given. */
+START_TEST(taken_after_a_fork)
+{
+	struct reader r;
+
+	ck_assert_int_eq(arm(area, SIZE, 1), 0);
+	ck_assert_int_eq(_i ? cow_madvise(area, SIZE / 2, MADV_FREE)
+			    : (int)syscall(SYS_madvise, area, SIZE / 2, MADV_FREE), 0);
+	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+	(void)!madvise(area, SIZE / 2, MADV_PAGEOUT);
+	r = reader_start(does_nothing, NULL);
+	ck_assert_int_eq(in_child(reads_all, NULL), 0);
+	ck_assert_int_eq(is_killed(&r), 0);
+	ck_assert_uint_eq(stats().native[COW_REASON_PAGER], 0);
+}
+END_TEST
+
+static void *empties_all(void *arg)
+{
+	(void)arg;
+	pthread_barrier_wait(&barrier);
+	return (void *)(intptr_t)(syscall(SYS_madvise, area, SIZE, MADV_DONTNEED) == 0);
+}
+
+/* While one thread moves, another empties: what a child lacks of that is no zeros. */
+START_TEST(emptied_beside_a_move)
+{
+	for (int round = 0; round < 60; round++) {
+		pthread_t thread;
+		struct reader r;
+
+		ck_assert_int_eq(arm(area, SIZE, 1), 0);
+		ck_assert_int_eq(arm(other, SIZE, 2), 0);
+		r = reader_start(sees, (void *)&all_of_it);
+		pthread_barrier_init(&barrier, NULL, 2);
+		ck_assert_int_eq(pthread_create(&thread, NULL, empties_all, NULL), 0);
+		pthread_barrier_wait(&barrier);
+		ck_assert(is_moved(other, SIZE, SIZE, ONTO, far));
+		pthread_join(thread, NULL);
+		(void)is_killed(&r);
+		ck_assert_int_eq(cow_munmap(area, SIZE), 0);
+		ck_assert_int_eq(cow_munmap(far, SIZE), 0);
+	}
+}
+END_TEST
+
 /* --- the pager is lost meanwhile --------------------------------------------- */
 
 static void *kills(void *arg)
@@ -456,10 +574,11 @@ static void add(Suite *s, const char *name, const TTest *const *tests, int count
 int main(void)
 {
 	const TTest *const twice[] = { armed_memory, locked_memory_that_grows,
-				       faults_beside_an_event };
+				       faults_beside_an_event, taken_after_a_fork };
 	const TTest *const once[] = { a_file, moves, emptied_after_it_was_written,
 				      emptied_beside_a_reader, killed_while_it_empties,
-				      pager_lost_in_a_move };
+				      outlives_who_wrote, filled_later,
+				      emptied_beside_a_move, pager_lost_in_a_move };
 	struct cow_facilities f = { .size = sizeof(f) };
 	Suite *s = suite_create("untold");
 
