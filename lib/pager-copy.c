@@ -50,7 +50,7 @@ static size_t look(struct pager *p, uintptr_t from, size_t len)
 	unsigned char there[TABLE_SIZE / 4096];
 	int strictly = p->has_ended || is_unsure(p);
 
-	if (n > 1 && !strictly && sys_mincore(from, len, there) == 0)	/* a tenth of the price */
+	if (!strictly && sys_mincore(from, len, there) == 0)	/* a tenth of the price */
 		while (i < n && there[i] & 1)
 			i++;
 	if (i == n)
@@ -83,16 +83,10 @@ static size_t rest_by_hand(const struct pager *p, uintptr_t from, size_t len)
 	return rest < len ? rest : len;
 }
 
-/* The same. A look takes a tenth of the time that it takes to serve a page: only where there is
- * reason to. */
+/* The same, as was seen before, maybe: filled since? no matter. */
 static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 {
-	if (len == sys_page_size() && !p->has_ended && area_is_solid(p, from, from + len) &&
-	    !is_unsure(p))
-		return len;
-	if (is_by_hand(p, from))	/* filled since? no matter */
-		return 0;
-	return look(p, from, len);
+	return is_by_hand(p, from) ? 0 : look(p, from, len);
 }
 
 /* What a hole holds. A move that is not told yet may have left it (MREMAP_DONTUNMAP), or
@@ -186,10 +180,9 @@ static int is_shaky(const struct pager *p, uintptr_t from, size_t len)
 static int copy_checked(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 			size_t *ret_done)
 {
-	size_t most = len < sizeof(p->bounce) ? len : sizeof(p->bounce);
-	int shaky = is_shaky(p, from, most), ret;
-	long n = shaky ? sys_pread(p->mem, p->bounce, most, (off_t)from)
-		       : sys_look_at_some(p->self, p->bounce, (const void *)from, most);
+	int shaky = is_shaky(p, from, len), ret;
+	long n = shaky ? sys_pread(p->mem, p->bounce, len, (off_t)from)
+		       : sys_look_at_some(p->self, p->bounce, (const void *)from, len);
 
 	len = n > 0 ? (size_t)n & ~(sys_page_size() - 1) : 0;
 	if (!len || (shaky && look(p, from, len) != len))
@@ -233,7 +226,9 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 	size_t page = sys_page_size(), done;
 	int ret;
 
-	len = len < BOUNCE ? len : BOUNCE;
+	if (len > BOUNCE && !is_unsure(p))	/* or the keeper is asked for each piece */
+		len = BOUNCE;
+	len = len < TABLE_SIZE ? len : TABLE_SIZE;
 	ret = copy_directly(p, k, to, from, len, &done);
 	if (done)
 		return (long)done;

@@ -25,7 +25,7 @@
 #define MANY_RANGES 256u	/* with which a child gets all that it lacks */
 #define BOUNCE ((size_t)256 << 10)	/* a cache's, and a page of any size */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
-#define VACATED 64u
+#define VACATED 1024u
 #define LEFT 64u
 #define WAITING 64u
 #define TRACKS 4u
@@ -125,6 +125,7 @@ struct pager {
 	unsigned left_count;
 	struct pager_area lazy[VACATED];	/* of which the kernel may take pages, too */
 	unsigned lazy_count;
+	int late;			/* a removal was told of, and when it is done nobody tells */
 	unsigned depth;			/* moves that are handed over, one in the midst of another */
 	int moves;			/* somebody moves memory, and the next event says which */
 	int stale;			/* ... so that somebody got nothing of what is there */
@@ -146,7 +147,7 @@ struct pager {
 	uint64_t patience;		/* ... until then; CLOCK_MONOTONIC, ns */
 	struct tracks tracks;		/* of the program's writes */
 	struct pager_news news;
-	_Alignas(4096) char bounce[BOUNCE];	/* on the way to a child */
+	_Alignas(4096) char bounce[TABLE_SIZE];	/* on the way to a child */
 	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
 	struct large_table large[LARGE_TABLES];
@@ -321,6 +322,7 @@ void area_leave_growth(struct pager *p);
 /* One fault or event. 0: there was nothing. */
 int parent_event(struct pager *p);
 void parent_wake(struct pager *p);	/* who was to wait for an event */
+int parent_settles(const struct pager *p, int ms);	/* nothing is to be told any more */
 int parent_told(struct pager *p, const struct uffd_msg *m);	/* 1: it forked */
 
 /* --- pager-window.c ------------------------------------------------------ */

@@ -166,7 +166,7 @@ static int remapped(struct pager *p, const struct uffd_msg *m)
 
 /* Is there no fork that is still to be told of? As long as anything is, and until who did
  * that goes on, the kernel says that memory changes (fs/userfaultfd.c, mmap_changing). */
-static int settles(const struct pager *p, int ms)
+int parent_settles(const struct pager *p, int ms)
 {
 	for (int i = 0; i < LOOKS + ms && uffd_memory_changes(p->uffd); i++)
 		sys_poll(NULL, 0, i >= LOOKS);
@@ -174,8 +174,7 @@ static int settles(const struct pager *p, int ms)
 }
 
 /* It is let go on as soon as this was read; what it removes is there until then. What was
- * announced is some of it, where another thread removes something too. When the rest is empty
- * nobody tells: perhaps after the next fork, or when memory is short (MADV_FREE). */
+ * announced is some of it, where another thread removes something too. */
 static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	const struct pager_area *a = &p->announced;
@@ -184,10 +183,9 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 		kids_lose(p, start, a->end && a->start < end ? a->start : end);
 	if (!p->prepared && end > a->end && a->end)
 		kids_lose(p, start > a->end ? start : a->end, end);
-	if (p->shared->open && !settles(p, SETTLE_MS))
+	if (p->shared->open && !parent_settles(p, SETTLE_MS))
 		area_left(p, start, end);
-	if (start < a->start || end > a->end)
-		area_is_lazy(p, start, end);
+	p->late |= start < a->start || end > a->end;
 	area_vacate(p, start, end);
 	area_dirty(p, start, end);
 }
@@ -261,7 +259,7 @@ int parent_event(struct pager *p)
 	(void)parent_told(p, &m);
 	if (m.event != UFFD_EVENT_PAGEFAULT)
 		parent_wake(p);
-	if (p->prepared && kids_lack(p) && settles(p, 0))
+	if (p->prepared && kids_lack(p) && parent_settles(p, 0))
 		kids_complete(p);
 	p->prepared = outer;
 	return 1;

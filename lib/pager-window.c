@@ -23,6 +23,7 @@
 #include "uffd.h"
 
 #define LOOK_MS 100		/* whether the program lives still */
+#define SETTLE_MS 5
 #define PATIENCE_MS 2		/* of a writer, while the program should be forking */
 
 static int open_window(struct pager *p)
@@ -30,12 +31,14 @@ static int open_window(struct pager *p)
 	int ret = 0;
 
 	area_leave_growth(p);
-	area_fill(p);
-	ret = area_rearm(p);
-	each_area(a)
+	if (p->late)	/* who removes something takes the lock of that memory next, ... */
+		(void)parent_settles(p, SETTLE_MS);
+	p->late = 0;
+	each_area(a)	/* ... for which this waits */
 		if (ret == 0)
 			ret = sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
-	return ret;
+	area_fill(p);
+	return ret < 0 ? ret : area_rearm(p);
 }
 
 static void close_window(struct pager *p)

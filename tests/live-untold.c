@@ -378,7 +378,8 @@ static int is_killed_emptying(unsigned us, int go[2], int say)
 {
 	NEED(arm(area, 8 * SIZE, 1) == 0);
 	NEED(in_child(does_nothing, NULL) == 0);
-	NEED(cow_madvise(area, 8 * SIZE, MADV_DONTNEED) == 0);
+	NEED((us % 2 ? cow_madvise(area, 8 * SIZE, MADV_DONTNEED)
+		     : (int)syscall(SYS_madvise, area, 8 * SIZE, MADV_DONTNEED)) == 0);
 	for (size_t p = 0; p < 8 * PAGES; p += STEP)
 		fill_page(area, p, 1);
 	if (cow_fork() == 0) {
@@ -403,7 +404,7 @@ START_TEST(killed_while_it_empties)
 		pid = fork();
 		if (pid == 0) {
 			close(say[0]);
-			_exit(is_killed_emptying(100 + round * 120, go, say[1]));
+			_exit(is_killed_emptying(100 + round * 121, go, say[1]));
 		}
 		close(go[1]);
 		close(say[1]);
@@ -488,10 +489,12 @@ static int reads_all(void *arg)
 	return 0;
 }
 
-/* Nobody tells when the kernel takes what it was given. */
+/* Nobody tells when the kernel takes what it was given; by a raw call, nobody knows that it may,
+ * and such a hole is no zeros. */
 START_TEST(taken_after_a_fork)
 {
 	struct reader r;
+	int status;
 
 	ck_assert_int_eq(arm(area, SIZE, 1), 0);
 	ck_assert_int_eq(_i ? cow_madvise(area, SIZE / 2, MADV_FREE)
@@ -499,7 +502,8 @@ START_TEST(taken_after_a_fork)
 	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
 	(void)!madvise(area, SIZE / 2, MADV_PAGEOUT);
 	r = reader_start(does_nothing, NULL);
-	ck_assert_int_eq(in_child(reads_all, NULL), 0);
+	status = in_child(reads_all, NULL);
+	ck_assert(status == 0 || (!_i && status == KILLED));
 	ck_assert_int_eq(is_killed(&r), 0);
 	ck_assert_uint_eq(stats().native[COW_REASON_PAGER], 0);
 }
