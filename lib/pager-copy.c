@@ -34,8 +34,10 @@ static int is_there(uint64_t entry, int strictly)
  * it is in the call for as long. Asked when a page has been read, and before a child gets it. */
 static int is_moved(struct pager *p)
 {
+	const struct moving *m = p->moving;
+
 	if (!p->moves)
-		p->moves = keeper_ask(p, KEEPER_MOVES, p->parent, 0, 0) != 0;
+		p->moves = keeper_ask(p, KEEPER_MOVES, p->parent, 0, m ? m->from : 0) != 0;
 	return p->moves;
 }
 

@@ -110,7 +110,7 @@ static void end_process(int pidfd, const char *words)
 /* Whoever reads another's memory by process_vm_readv(2) waits as if it were its own. */
 static int waits(int tid)
 {
-	long call = procfs_call_of(tid);
+	long call = procfs_call_of(tid, NULL);
 
 	return call != SYS_process_vm_readv && call != SYS_process_vm_writev &&
 	       procfs_sleeps_in(tid, "handle_userfault");
@@ -235,26 +235,34 @@ struct question {
 	uintptr_t page;
 };
 
+struct movers {
+	uintptr_t known;	/* what moved from there was told, and what is no more there will be */
+	int unknown;
+};
+
 static int is_moving(void *arg, int tid)
 {
-	int *unknown = arg;
+	struct movers *m = arg;
+	uint64_t args[6];
 
-	if (procfs_call_of(tid) != SYS_mremap)
+	if (procfs_call_of(tid, args) != SYS_mremap)
 		return 0;
-	if (procfs_sleeps_in(tid, "userfaultfd_event_wait_completion"))
+	if (!procfs_sleeps_in(tid, "userfaultfd_event_wait_completion"))
+		m->unknown = 1;
+	else if (args[0] != m->known || args[3] & MREMAP_DONTUNMAP)
 		return 1;
-	*unknown = 1;
 	return 0;
 }
 
 /* Other memory than the pager's is moved as well: who does so does not wait, and is out of that
  * call soon. */
-static int moves(int pid)
+static int moves(int pid, uintptr_t known)
 {
 	for (int i = 0; i < MOVE_LOOKS; i++) {
-		int unknown = 0, ret = procfs_each_thread(pid, is_moving, &unknown);
+		struct movers m = { known, 0 };
+		int ret = procfs_each_thread(pid, is_moving, &m);
 
-		if (ret || !unknown)
+		if (ret || !m.unknown)
 			return ret;
 		sys_poll(NULL, 0, i >= MOVE_LOOKS / 2);
 	}
@@ -265,12 +273,12 @@ static long reply(const struct question *q)
 {
 	switch (q->op) {
 	case KEEPER_CALL_OF:
-		return procfs_call_of(q->tid);
+		return procfs_call_of(q->tid, NULL);
 	case KEEPER_GROWS:
-		return procfs_call_of(q->tid) == SYS_mremap &&
+		return procfs_call_of(q->tid, NULL) == SYS_mremap &&
 		       procfs_sleeps_in(q->tid, "handle_userfault");
 	case KEEPER_MOVES:
-		return moves(q->tid);
+		return moves(q->tid, q->page);
 	case KEEPER_KILL_UNMAPPED:
 		end_child(q->uffd, q->tid, q->page, unmapped);
 		return 0;

@@ -89,6 +89,7 @@ struct pager_shared {
 /* Memory that was moved, and children get it just now. */
 struct moving {
 	uintptr_t start, end;
+	uintptr_t from;
 	const struct moving *before;	/* of which the next move was told meanwhile */
 };
 
@@ -344,7 +345,7 @@ enum keeper_op {
 	KEEPER_CALL_OF,		/* the system call that a thread is in, or -errno */
 	KEEPER_GROWS,		/* is it in mremap(2), where it waits for the pager? */
 	KEEPER_MOVES,		/* is a thread of a process in mremap(2), and waits for the pager
-				 * to read that? -errno: who knows */
+				 * to read that, but who moves that page? -errno: who knows */
 	KEEPER_KILL_UNMAPPED,	/* end its process, which lacks a page of a userfaultfd's, and */
 	KEEPER_KILL_UNREADABLE,	/* ... say why on its standard error */
 	KEEPER_LEAVE,		/* (for keeper_end() alone) */

@@ -138,7 +138,7 @@ static int remapped(struct pager *p, const struct uffd_msg *m)
 	size_t told = (size_t)m->arg.remap.len;
 	struct uffd_msg next;
 	size_t known = move_length(p, p->uffd, m, &next), len = known ? known : told;
-	const struct moving moving = { to, to + len, p->moving };
+	const struct moving moving = { to, to + len, from, p->moving };
 
 	if (known)
 		areas_move(p, &moving);
@@ -240,13 +240,15 @@ int parent_event(struct pager *p)
 {
 	int lack = !p->shared->open && !p->announced.end && kids_lack(p), outer = p->prepared;
 	struct uffd_msg m;
+	int tried;
 
 	if (lack && !something_comes(p)) {
 		parent_wake(p);
 		return 0;
 	}
 	p->prepared = 0;
-	if (lack && (!fault_comes(p) || uffd_memory_changes(p->uffd))) {
+	tried = lack && (!fault_comes(p) || uffd_memory_changes(p->uffd));
+	if (tried) {
 		p->stale = 0;
 		kids_complete(p);
 		p->prepared = !p->stale;
@@ -259,7 +261,7 @@ int parent_event(struct pager *p)
 	(void)parent_told(p, &m);
 	if (m.event != UFFD_EVENT_PAGEFAULT)
 		parent_wake(p);
-	if (p->prepared && kids_lack(p) && parent_settles(p, 0))
+	if (tried && kids_lack(p) && parent_settles(p, 0))
 		kids_complete(p);
 	p->prepared = outer;
 	return 1;

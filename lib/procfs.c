@@ -539,15 +539,19 @@ int procfs_open_of_thread(int tid, const char *name, int flags)
 }
 
 /* Its number and arguments; "running", or -1 where it waits for its own access. */
-long procfs_call_of(int tid)
+long procfs_call_of(int tid, uint64_t *ret_args)
 {
 	struct reader r = { .fd = procfs_open_of_thread(tid, "/syscall", O_RDONLY) };
-	uint64_t call;
+	uint64_t call, zero;
 	int c;
 
 	if (r.fd < 0)
 		return r.fd;
 	c = number(&r, 10, &call);
+	for (unsigned i = 0; ret_args && i < 6; i++) {
+		(void)number(&r, 16, &zero);	/* 0x */
+		(void)number(&r, 16, &ret_args[i]);
+	}
 	sys_close(r.fd);
 	return c == ' ' ? (long)call : -ENOENT;
 }

@@ -55,7 +55,7 @@ int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg);
 int procfs_is_filtered(void);
 
 /* The system call in which a thread waits. -ENOENT: in none, -errno. */
-long procfs_call_of(int tid);
+long procfs_call_of(int tid, uint64_t *ret_args);	/* six of them, or NULL */
 
 /* For each thread of a process, until fn returns something else than 0. That, or -errno. */
 int procfs_each_thread(int pid, int (*fn)(void *arg, int tid), void *arg);

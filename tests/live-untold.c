@@ -188,6 +188,19 @@ START_TEST(locked_memory_that_grows)
 }
 END_TEST
 
+/* What moved is handed over before who moved it goes on, and unmaps it. */
+START_TEST(moved_and_unmapped)
+{
+	struct reader r;
+
+	ck_assert_int_eq(arm(area, SIZE, 1), 0);
+	r = reader_start(sees, (void *)&all_of_it);
+	ck_assert(is_moved(area, SIZE, SIZE, ONTO, far));
+	ck_assert_int_eq((int)syscall(SYS_munmap, far, SIZE), 0);
+	ck_assert_int_eq(is_killed(&r), 0);
+}
+END_TEST
+
 /* --- several at once ------------------------------------------------------ */
 
 #define PIECE (2 * MIB)
@@ -579,7 +592,7 @@ int main(void)
 {
 	const TTest *const twice[] = { armed_memory, locked_memory_that_grows,
 				       faults_beside_an_event, taken_after_a_fork };
-	const TTest *const once[] = { a_file, moves, emptied_after_it_was_written,
+	const TTest *const once[] = { a_file, moves, moved_and_unmapped, emptied_after_it_was_written,
 				      emptied_beside_a_reader, killed_while_it_empties,
 				      outlives_who_wrote, filled_later,
 				      emptied_beside_a_move, pager_lost_in_a_move };
