@@ -13,8 +13,8 @@
  * the pager must never read a hole of the program's itself: it would wait for itself. So it
  * looks before it copies (pager-copy.c), and reads holes in a way that does not wait. They get
  * the zero page when memory is armed, and before each fork what was emptied since and is
- * remembered as vacated: so a hole that nobody told of is no zeros (a thread that is killed in
- * such a call empties memory untold). What the program gave to the kernel to take when memory
+ * remembered as vacated, unless it is much: so a hole that nobody told of is no zeros (a thread
+ * that is killed in such a call empties memory untold). What the program gave to the kernel to take when memory
  * is short (MADV_FREE), of which nobody tells, may have holes at any time. For that the
  * registration comes as soon as holes are filled: nobody else would tell that those are that
  * come later.
@@ -30,6 +30,7 @@
 #include "uffd.h"
 
 #define STEP ((size_t)32 << 20)	/* to protect at once: 0.3 ms, in which writers wait */
+#define FILL_MOST ((size_t)64 << 20)	/* holes before a fork: 3 ms */
 #define GIVE_MS 1000u		/* for what children lack, whatever other threads do */
 #define LOOKS 100		/* whether there is something to read, at once */
 
@@ -155,16 +156,19 @@ static int fill_area(struct pager *p, uintptr_t start, uintptr_t end)
 	return ret;
 }
 
+/* No more than takes some milliseconds: the rest stays vacated. */
 void area_fill(struct pager *p)
 {
 	unsigned left = 0;
+	size_t most = FILL_MOST;
 
 	for (unsigned i = 0; i < p->vacated_count; i++) {
 		struct pager_area v = p->vacated[i];
-		int ret = 0;
+		int ret = v.end - v.start <= most ? 0 : -E2BIG;
 
+		most -= ret == 0 ? v.end - v.start : 0;
 		each_area(a)
-			if (v.start < a->end && v.end > a->start)
+			if (ret == 0 && v.start < a->end && v.end > a->start)
 				ret |= fill_area(p, v.start > a->start ? v.start : a->start,
 						 v.end < a->end ? v.end : a->end);
 		if (ret < 0)
