@@ -14,10 +14,10 @@
  * looks before it copies (pager-copy.c), and reads holes in a way that does not wait. They get
  * the zero page when memory is armed, and before each fork what was emptied since and is
  * remembered as vacated, unless it is much: so a hole that nobody told of is no zeros (a thread
- * that is killed in such a call empties memory untold). What the program gave to the kernel to take when memory
- * is short (MADV_FREE), of which nobody tells, may have holes at any time. For that the
- * registration comes as soon as holes are filled: nobody else would tell that those are that
- * come later.
+ * that is killed in such a call empties memory untold). What the program gave to the kernel to
+ * take when memory is short (MADV_FREE), of which nobody tells, may have holes at any time. For
+ * that the registration comes as soon as holes are filled: nobody else would tell that those
+ * are that come later.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -32,7 +32,6 @@
 #define STEP ((size_t)32 << 20)	/* to protect at once: 0.3 ms, in which writers wait */
 #define FILL_MOST ((size_t)64 << 20)	/* holes before a fork: 3 ms */
 #define GIVE_MS 1000u		/* for what children lack, whatever other threads do */
-#define LOOKS 100		/* whether there is something to read, at once */
 
 enum {
 	WP = UFFDIO_REGISTER_MODE_WP,
@@ -91,8 +90,9 @@ int area_rearm(struct pager *p)
 
 /* --- holes -------------------------------------------------------------- */
 
-/* The zero page costs no memory but an entry, of a table that is there. */
-static int fill_holes(uintptr_t start, uintptr_t end)
+/* For each run of holes. */
+static int fill_holes(struct pager *p, uintptr_t start, uintptr_t end,
+		      int (*fill)(struct pager *p, uintptr_t start, uintptr_t end))
 {
 	unsigned char there[TABLE_SIZE / 4096];
 	size_t page = sys_page_size();
@@ -107,7 +107,7 @@ static int fill_holes(uintptr_t start, uintptr_t end)
 			if (a < next && !(there[(a - at) / page] & 1)) {
 				hole = hole ? hole : a;
 			} else if (hole) {
-				ret = sys_madvise(hole, a - hole, MADV_POPULATE_READ);
+				ret = fill(p, hole, a);
 				hole = 0;
 			}
 		}
@@ -117,43 +117,32 @@ static int fill_holes(uintptr_t start, uintptr_t end)
 	return 0;
 }
 
-/* What was emptied since the last fork, as holes are filled when memory is armed; but who read
- * them by a fault would wait for the pager. */
-static int fill_run(struct pager *p, uintptr_t start, uintptr_t end)
+/* The zero page costs no memory but an entry, of a table that is there. */
+static int populate(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	for (size_t done; start < end; start += done) {
-		int ret = uffd_zero(p->uffd, start, end - start, &done);
+	(void)p;
+	return sys_madvise(start, end - start, MADV_POPULATE_READ);
+}
 
-		if (ret < 0 && !done && ret != -EEXIST)
+int area_zero(struct pager *p, uintptr_t *start, uintptr_t end)
+{
+	for (size_t done; *start < end; *start += done) {
+		int ret = uffd_zero(p->uffd, *start, end - *start, &done);
+
+		if (ret == -EEXIST && !done)
+			done = sys_page_size();
+		else if (ret < 0 && !done)
 			return ret;
-		if (done)	/* it may have been emptied, and protected, before an earlier fork */
-			area_dirty(p, start, start + done);
-		done = done ? done : sys_page_size();
 	}
 	return 0;
 }
 
-static int fill_area(struct pager *p, uintptr_t start, uintptr_t end)
+/* The same, where who reads a hole waits for the pager. It may have been emptied, and protected,
+ * before an earlier fork. */
+static int zero(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	unsigned char there[TABLE_SIZE / 4096];
-	size_t page = sys_page_size();
-	int ret = 0;
-
-	for (uintptr_t next; ret == 0 && start < end; start = next) {
-		size_t n = 0, from = 0;
-
-		next = end - start < sizeof(there) * page ? end : start + sizeof(there) * page;
-		if (sys_mincore(start, next - start, there) < 0)
-			return -ENOMEM;
-		for (; ret == 0 && n <= (next - start) / page; n++) {
-			if (n < (next - start) / page && !(there[n] & 1))
-				continue;
-			if (n > from)
-				ret = fill_run(p, start + from * page, start + n * page);
-			from = n + 1;
-		}
-	}
-	return ret;
+	area_dirty(p, start, end);
+	return area_zero(p, &start, end);
 }
 
 /* No more than takes some milliseconds: the rest stays vacated. */
@@ -169,8 +158,8 @@ void area_fill(struct pager *p)
 		most -= ret == 0 ? v.end - v.start : 0;
 		each_area(a)
 			if (ret == 0 && v.start < a->end && v.end > a->start)
-				ret |= fill_area(p, v.start > a->start ? v.start : a->start,
-						 v.end < a->end ? v.end : a->end);
+				ret = fill_holes(p, v.start > a->start ? v.start : a->start,
+						 v.end < a->end ? v.end : a->end, zero);
 		if (ret < 0)
 			p->vacated[left++] = v;
 	}
@@ -196,7 +185,7 @@ static int arm(struct pager *p, uintptr_t start, uintptr_t end)
 	if (ret == 0)
 		ret = sys_madvise(start, end - start, MADV_DONTFORK);
 	if (ret == 0)
-		ret = fill_holes(start, end);
+		ret = fill_holes(p, start, end, populate);
 	if (ret == 0)	/* and what is filled while the rest is protected would not be */
 		ret = uffd_register(p->uffd, start, end - start, WP_MISSING);
 	for (uintptr_t at = start; ret == 0 && at < end; at += STEP) {
@@ -241,7 +230,7 @@ struct pager_area area_unwipe(uintptr_t start, uintptr_t end)
 }
 
 void area_hand_over(struct pager *p, uintptr_t start, uintptr_t end,
-			int (*give)(struct pager *, uintptr_t, uintptr_t))
+		    int (*give)(struct pager *, uintptr_t, uintptr_t))
 {
 	uint64_t until = sys_now_ns() + GIVE_MS * 1000000u;
 

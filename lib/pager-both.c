@@ -1,6 +1,6 @@
 /*
  * What is the same in what the kernel tells of the program's memory (pager-told.c) and of a
- * child's (pager-kids.c): how they touch it, and what is odd about mremap(2).
+ * child's (pager-kids.c): how they touch it, who is to wait, and what is odd about mremap(2).
  *
  * SPDX-License-Identifier: MIT
  */
@@ -32,6 +32,21 @@ struct pager_area track_range(struct tracks *t, uintptr_t page)
 	}
 	found->next = edge - page > found->size ? page + found->size : edge;
 	return (struct pager_area){ page, found->next };
+}
+
+void waiting_add(struct pager_area *waits, uintptr_t page)
+{
+	if (!waits->end || page < waits->start)
+		waits->start = page;
+	if (page >= waits->end)
+		waits->end = page + sys_page_size();
+}
+
+void waiting_wake(int uffd, struct pager_area *waits)
+{
+	if (waits->end)
+		uffd_wake(uffd, waits->start, waits->end - waits->start);
+	waits->end = 0;
 }
 
 void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m)

@@ -196,12 +196,13 @@ static int copy_checked(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 			 size_t *ret_done)
 {
-	size_t solid = before_hole(p, from, len);
+	size_t solid;
 	int ret = -EFAULT;
 
 	*ret_done = 0;
 	if (p->moves && is_unsure(p))
 		return -ESTALE;
+	solid = before_hole(p, from, len);
 	if (solid)
 		ret = copy_checked(p, k, to, from, solid, ret_done);
 	if (ret == -EFAULT && !*ret_done) {

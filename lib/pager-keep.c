@@ -272,8 +272,6 @@ static int moves(int pid, uintptr_t known)
 static long reply(const struct question *q)
 {
 	switch (q->op) {
-	case KEEPER_CALL_OF:
-		return procfs_call_of(q->tid, NULL);
 	case KEEPER_GROWS:
 		return procfs_call_of(q->tid, NULL) == SYS_mremap &&
 		       procfs_sleeps_in(q->tid, "handle_userfault");

@@ -166,9 +166,9 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 /* Those who waited while others were served: they fault again. */
 static void kid_wake(struct kid *k)
 {
-	if (k->fd && k->wait_end)
-		uffd_wake(k->fd, k->wait_start, k->wait_end - k->wait_start);
-	k->wait_end = 0;
+	if (k->fd)
+		waiting_wake(k->fd, &k->waits);
+	k->waits.end = 0;
 }
 
 static int zero(struct kid *k, uintptr_t page)
@@ -334,11 +334,7 @@ static void note(struct pager *p, struct kid *k)
 			continue;
 		}
 		fault_let_grow(p, k->fd, &m);
-		page &= ~(sys_page_size() - 1);
-		if (!k->wait_end || page < k->wait_start)
-			k->wait_start = page;
-		if (page >= k->wait_end)
-			k->wait_end = page + sys_page_size();
+		waiting_add(&k->waits, page & ~(sys_page_size() - 1));
 	}
 }
 

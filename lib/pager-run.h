@@ -68,7 +68,7 @@ struct kid {
 	int completing;		/* it gets all of it */
 	int hurries;		/* ... as soon as there is time */
 	uintptr_t wanted;	/* the page of the fault that it is served for */
-	uintptr_t wait_start, wait_end;	/* of faults that were put off */
+	struct pager_area waits;	/* who faulted, and was put off */
 	struct tracks tracks;
 	unsigned count, room;
 	struct kid_range *open;		/* its own, or a large table's */
@@ -127,7 +127,6 @@ struct pager {
 	struct pager_area lazy[VACATED];	/* of which the kernel may take pages, too */
 	unsigned lazy_count;
 	int late;			/* a removal was told of, and when it is done nobody tells */
-	unsigned depth;			/* moves that are handed over, one in the midst of another */
 	int moves;			/* somebody moves memory, and the next event says which */
 	int stale;			/* ... so that somebody got nothing of what is there */
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
@@ -135,7 +134,7 @@ struct pager {
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
 					 * served just now */
 	const struct moving *_Atomic moving;	/* the program asks, too */
-	uintptr_t wait_start, wait_end;	/* of the program's faults that an event comes before */
+	struct pager_area waits;	/* who of the program faulted, and an event comes before */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
 	unsigned hurried, swept;	/* how many hurry; born at the last look for who ended */
@@ -205,6 +204,10 @@ size_t move_length(const struct pager *p, int uffd, const struct uffd_msg *m,
  * lets its move be read, ahead of which the kernel takes no page (mm/mremap.c, do_mremap): so
  * that page is let go. Nothing else faults in that call. */
 void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m);
+
+/* Who faulted there waits, as others do, until all of them are woken. */
+void waiting_add(struct pager_area *waits, uintptr_t page);
+void waiting_wake(int uffd, struct pager_area *waits);
 
 /* How much to serve around a fault at page; within one table. */
 struct pager_area track_range(struct tracks *t, uintptr_t page);
@@ -313,6 +316,9 @@ int area_rearm(struct pager *p);
 /* A fork copies [start, end) from now on: all of its area, where there is no room for a piece. */
 struct pager_area area_unwipe(uintptr_t start, uintptr_t end);
 
+/* Fill holes with zeros, not protected, up to *start. -errno: no further. */
+int area_zero(struct pager *p, uintptr_t *start, uintptr_t end);
+
 /* It is no more; it is the program's alone; and so is what an area grew by, unseen. */
 void area_gone(struct pager *p, uintptr_t start, uintptr_t end);
 void area_make_plain(struct pager *p, uintptr_t start, uintptr_t end);
@@ -323,7 +329,12 @@ void area_leave_growth(struct pager *p);
 /* One fault or event. 0: there was nothing. */
 int parent_event(struct pager *p);
 void parent_wake(struct pager *p);	/* who was to wait for an event */
-int parent_settles(const struct pager *p, int ms);	/* nothing is to be told any more */
+
+/* Is nothing to be told any more? Looked at LOOKS times at once, and every ms. */
+#define LOOKS 100
+#define SETTLE_MS 5	/* in which whose call was told of goes on */
+int parent_settles(const struct pager *p, int ms);
+
 int parent_told(struct pager *p, const struct uffd_msg *m);	/* 1: it forked */
 
 /* --- pager-window.c ------------------------------------------------------ */
@@ -342,8 +353,7 @@ void pager_answer(struct pager *p, int answer);
 
 /* What the pager has done by the keeper, for it may neither open a file nor kill. */
 enum keeper_op {
-	KEEPER_CALL_OF,		/* the system call that a thread is in, or -errno */
-	KEEPER_GROWS,		/* is it in mremap(2), where it waits for the pager? */
+	KEEPER_GROWS,		/* is a thread in mremap(2), where it waits for the pager? */
 	KEEPER_MOVES,		/* is a thread of a process in mremap(2), and waits for the pager
 				 * to read that, but who moves that page? -errno: who knows */
 	KEEPER_KILL_UNMAPPED,	/* end its process, which lacks a page of a userfaultfd's, and */

@@ -15,8 +15,6 @@
 #include "sys.h"
 #include "uffd.h"
 
-#define LOOKS 100		/* whether a thread goes on whose call was told of, at once */
-#define SETTLE_MS 5		/* ... and every ms */
 #define DEPTH 64u		/* threads that move memory at once, each a piece of the stack */
 
 /* What was moved, and is not plain memory yet: the last, and what was told before that. */
@@ -58,6 +56,7 @@ static int missing_fault(struct pager *p, uintptr_t page)
 {
 	struct pager_area r = track_range(&p->tracks, page);
 	size_t done;
+	int ret;
 
 	atomic_fetch_add(&p->news.faults, 1);
 	if (!area_cut(page, &r)) {
@@ -69,34 +68,17 @@ static int missing_fault(struct pager *p, uintptr_t page)
 	if (kids_give(p, r.start, r.end) < 0)
 		return -EAGAIN;
 	area_dirty(p, r.start, r.end);
-	for (; r.start < r.end; r.start += done) {
-		int ret = uffd_zero(p->uffd, r.start, r.end - r.start, &done);
-
-		if (ret == -EEXIST && !done)
-			done = sys_page_size();
-		else if (ret < 0 && !done)
-			return r.start <= page ? ret : 0;
-	}
-	return 0;
-}
-
-/* Faults are told before events: whoever faults again at once hides what has to come first. So
- * those wait until that was read, or until nothing is to be read. */
-static void wait_on(struct pager *p, uintptr_t page)
-{
-	if (!p->wait_end || page < p->wait_start)
-		p->wait_start = page;
-	if (page >= p->wait_end)
-		p->wait_end = page + sys_page_size();
+	ret = area_zero(p, &r.start, r.end);
+	return r.start <= page ? ret : 0;
 }
 
 void parent_wake(struct pager *p)
 {
-	if (p->wait_end)
-		uffd_wake(p->uffd, p->wait_start, p->wait_end - p->wait_start);
-	p->wait_end = 0;
+	waiting_wake(p->uffd, &p->waits);
 }
 
+/* Faults are told before events: whoever faults again at once hides what has to come first. So
+ * those wait until that was read, or until nothing is to be read. */
 static void fault(struct pager *p, const struct uffd_msg *m)
 {
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
@@ -106,7 +88,7 @@ static void fault(struct pager *p, const struct uffd_msg *m)
 	if (ret == -EAGAIN && !is_there)
 		fault_let_grow(p, p->uffd, m);
 	if (ret == -EAGAIN)
-		wait_on(p, page);
+		waiting_add(&p->waits, page);
 	else if (ret < 0 || !is_there)	/* whose page is let go is woken by that */
 		uffd_wake(p->uffd, page, sys_page_size());
 }
@@ -130,6 +112,17 @@ static void make_plain_beside_areas(struct pager *p, uintptr_t start, uintptr_t 
 	}
 }
 
+static int is_deep(const struct moving *m)
+{
+	unsigned n = 0;
+
+	while (m && n <= DEPTH) {
+		m = m->before;
+		n++;
+	}
+	return n > DEPTH;
+}
+
 /* Moved memory is plain memory. Children get all of it before, whatever the program does with it
  * next: that is told, since it is not plain memory yet, and may move it on. */
 static int remapped(struct pager *p, const struct uffd_msg *m)
@@ -144,13 +137,11 @@ static int remapped(struct pager *p, const struct uffd_msg *m)
 		areas_move(p, &moving);
 	if (!area_is_solid(p, from, from + len))	/* its holes moved too */
 		area_vacate(p, to, to + len);
-	if (p->shared->open || !known || p->depth == DEPTH) {
+	if (p->shared->open || !known || is_deep(&moving)) {
 		kids_lose(p, from, from + len);
 	} else {
 		kids_moved(p, from, to, len);
-		p->depth++;
 		area_hand_over(p, to, to + len, kids_leave);
-		p->depth--;
 	}
 	area_left(p, from, from + told);
 	area_left(p, to, to + len);	/* a fork since the move wipes it there */

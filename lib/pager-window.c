@@ -23,7 +23,6 @@
 #include "uffd.h"
 
 #define LOOK_MS 100		/* whether the program lives still */
-#define SETTLE_MS 5
 #define PATIENCE_MS 2		/* of a writer, while the program should be forking */
 
 static int open_window(struct pager *p)

@@ -383,7 +383,7 @@ void procfs_dump_private(void)
 	sys_close(r.fd);
 }
 
-/* --- descriptors that pin memory ---------------------------------------- */
+/* --- names in directories ----------------------------------------------- */
 
 struct entry {		/* linux_dirent64, getdents64(2) */
 	uint64_t ino;
@@ -392,6 +392,28 @@ struct entry {		/* linux_dirent64, getdents64(2) */
 	uint8_t type;
 	char name[];
 };
+
+/* For each name that a directory holds, until fn returns something else than 0. That, or -errno. */
+static int each_name(const char *path, int (*fn)(void *arg, int dir, const char *name), void *arg)
+{
+	int dir = sys_open(path, O_RDONLY), ret = 0;
+	_Alignas(struct entry) char buf[2048];
+	long n = 0;
+
+	if (dir < 0)
+		return dir;
+	while (!ret && (n = sys_getdents(dir, buf, sizeof(buf))) > 0)
+		for (long at = 0; !ret && at < n;) {
+			const struct entry *e = (struct entry *)(buf + at);
+
+			ret = e->name[0] != '.' ? fn(arg, dir, e->name) : 0;
+			at += e->size;
+		}
+	sys_close(dir);
+	return n < 0 ? (int)n : ret;
+}
+
+/* --- descriptors that pin memory ---------------------------------------- */
 
 /* The number behind a name in an fdinfo file, in the base that it is written in;
  * 0 when it is not there. */
@@ -412,11 +434,12 @@ static uint64_t field(struct reader *r, const char *name, unsigned base)
 	return value;
 }
 
-static int pins(int dir, const char *name)
+static int pins(void *arg, int dir, const char *name)
 {
 	struct reader r = { .fd = sys_open_at(dir, name, O_RDONLY) };
 	int found;
 
+	(void)arg;
 	if (r.fd < 0)
 		return 0;
 	found = (field(&r, "flags:", 8) & O_DIRECT) || field(&r, "UserBufs:", 10);
@@ -424,12 +447,13 @@ static int pins(int dir, const char *name)
 	return found;
 }
 
-static int is_ring(int dir, const char *name)
+static int is_ring(void *arg, int dir, const char *name)
 {
 	struct reader r = { .fd = sys_open_at(dir, name, O_RDONLY) };
 	char line[256];
 	int found = 0;
 
+	(void)arg;
 	if (r.fd < 0)
 		return 0;
 	while (!found && text(&r, line, sizeof(line)) >= 0)
@@ -438,34 +462,14 @@ static int is_ring(int dir, const char *name)
 	return found;
 }
 
-static int any_descriptor(int (*test)(int dir, const char *name))
-{
-	int dir = sys_open("/proc/thread-self/fdinfo", O_RDONLY | O_DIRECTORY);
-	_Alignas(struct entry) char buf[2048];
-	int found = 0;
-	long n;
-
-	if (dir < 0)
-		return dir;
-	while (!found && (n = sys_getdents(dir, buf, sizeof(buf))) > 0)
-		for (long at = 0; !found && at < n;) {
-			struct entry *e = (struct entry *)(buf + at);
-
-			found = e->name[0] != '.' && test(dir, e->name);
-			at += e->size;
-		}
-	sys_close(dir);
-	return found;
-}
-
 int procfs_pins(void)
 {
-	return any_descriptor(pins);
+	return each_name("/proc/thread-self/fdinfo", pins, NULL);
 }
 
 int procfs_rings(void)
 {
-	return any_descriptor(is_ring);
+	return each_name("/proc/thread-self/fdinfo", is_ring, NULL);
 }
 
 #define PF_IO_WORKER 0x10u	/* include/linux/sched.h: of io_uring, never in the program */
@@ -488,7 +492,6 @@ static int is_worker(int dir, const char *tid)
 	       flags & PF_IO_WORKER;
 }
 
-/* The C library keeps a thread's list of robust locks in its control block. */
 static int number_of(const char *name)
 {
 	int n = 0;
@@ -498,28 +501,26 @@ static int number_of(const char *name)
 	return n;
 }
 
+struct blocks {
+	int (*fn)(void *arg, uintptr_t block);
+	void *arg;
+};
+
+/* The C library keeps a thread's list of robust locks in its control block. What a filter hides
+ * may be anywhere. */
+static int look_at_block(void *arg, int dir, const char *tid)
+{
+	const struct blocks *b = arg;
+	uintptr_t block = 0;
+
+	if (sys_robust_list(number_of(tid), &block) != -ESRCH && (block || !is_worker(dir, tid)))
+		return b->fn(b->arg, block);
+	return 0;
+}
+
 int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg)
 {
-	int dir = sys_open("/proc/thread-self/..", O_RDONLY | O_DIRECTORY), ret = 0;
-	_Alignas(struct entry) char buf[2048];
-	long n;
-
-	if (dir < 0)
-		return dir;
-	while (!ret && (n = sys_getdents(dir, buf, sizeof(buf))) > 0)
-		for (long at = 0; !ret && at < n;) {
-			struct entry *e = (struct entry *)(buf + at);
-			uintptr_t block = 0;
-			int tid = number_of(e->name);
-
-			/* what a filter hides may be anywhere */
-			if (tid && sys_robust_list(tid, &block) != -ESRCH &&
-			    (block || !is_worker(dir, e->name)))
-				ret = fn(arg, block);
-			at += e->size;
-		}
-	sys_close(dir);
-	return ret;
+	return each_name("/proc/thread-self/..", look_at_block, &(struct blocks){ fn, arg });
 }
 
 /* No snprintf(3): it looks at thread-local storage, which the pager has not. */
@@ -556,27 +557,25 @@ long procfs_call_of(int tid, uint64_t *ret_args)
 	return c == ' ' ? (long)call : -ENOENT;
 }
 
+struct tids {
+	int (*fn)(void *arg, int tid);
+	void *arg;
+};
+
+static int look_at_tid(void *arg, int dir, const char *tid)
+{
+	const struct tids *t = arg;
+
+	(void)dir;
+	return t->fn(t->arg, number_of(tid));
+}
+
 int procfs_each_thread(int pid, int (*fn)(void *arg, int tid), void *arg)
 {
-	_Alignas(struct entry) char buf[2048];
 	char path[32];
-	int dir, ret = 0;
-	long n = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = sys_open(path, O_RDONLY);
-	if (dir < 0)
-		return dir;
-	while (!ret && (n = sys_getdents(dir, buf, sizeof(buf))) > 0)
-		for (long at = 0; !ret && at < n;) {
-			const struct entry *e = (struct entry *)(buf + at);
-			int tid = number_of(e->name);
-
-			ret = tid ? fn(arg, tid) : 0;
-			at += e->size;
-		}
-	sys_close(dir);
-	return n < 0 ? (int)n : ret;
+	return each_name(path, look_at_tid, &(struct tids){ fn, arg });
 }
 
 int procfs_sleeps_in(int tid, const char *function)

@@ -1488,16 +1488,6 @@ END_TEST
 
 /* --- main --------------------------------------------------------------------------------- */
 
-static void add(Suite *suite, const char *name, const TTest *const *tests, int count, int loop)
-{
-	TCase *tc = tcase_create(name);
-
-	tcase_set_timeout(tc, 60);
-	for (int i = 0; i < count; i++)
-		tcase_add_loop_test(tc, tests[i], 0, loop);
-	suite_add_tcase(suite, tc);
-}
-
 static int can_move(void)
 {
 	struct cow_facilities f = { .size = sizeof(f) };
@@ -1532,10 +1522,10 @@ int main(void)
 		printf("skip: no userfaultfd that sees the kernel's faults\n");
 		return 77;
 	}
-	add(suite, "both", both, COUNT(both), 2);
-	add(suite, "once", once, COUNT(once), 1);
-	add(suite, "limits", limited, 1, 6);
-	add(suite, "maps", three, 1, 3);
-	add(suite, "kinds", each_kind, 1, 2 * COUNT(kinds));
+	support_add(suite, "both", 60, both, COUNT(both), 2);
+	support_add(suite, "once", 60, once, COUNT(once), 1);
+	support_add(suite, "limits", 60, limited, 1, 6);
+	support_add(suite, "maps", 60, three, 1, 3);
+	support_add(suite, "kinds", 60, each_kind, 1, 2 * COUNT(kinds));
 	return support_run(suite);
 }

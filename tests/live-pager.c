@@ -1,7 +1,8 @@
 /*
  * What the pager and the keeper of the in-place engine may do, and to whom: they are locked
  * in, children cannot write what they share, nobody is killed but the child that is meant, and
- * they end when the program gives up privileges.
+ * they end when the program gives up privileges. Longer than other files, since all tests share
+ * the armed area and the children that lack half of it.
  *
  * SPDX-License-Identifier: MIT
  */

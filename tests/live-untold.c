@@ -578,16 +578,6 @@ START_TEST(pager_lost_in_a_move)
 }
 END_TEST
 
-static void add(Suite *s, const char *name, const TTest *const *tests, int count, int loop)
-{
-	TCase *tc = tcase_create(name);
-
-	tcase_set_timeout(tc, 20);
-	for (int i = 0; i < count; i++)
-		tcase_add_loop_test(tc, tests[i], 0, loop);
-	suite_add_tcase(s, tc);
-}
-
 int main(void)
 {
 	const TTest *const twice[] = { armed_memory, locked_memory_that_grows,
@@ -603,7 +593,7 @@ int main(void)
 		printf("skip: no userfaultfd that tells of forks\n");
 		return 77;
 	}
-	add(s, "in two ways", twice, COUNT(twice), 2);
-	add(s, "once", once, COUNT(once), 1);
+	support_add(s, "in two ways", 20, twice, COUNT(twice), 2);
+	support_add(s, "once", 20, once, COUNT(once), 1);
 	return support_run(s);
 }

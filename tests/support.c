@@ -24,6 +24,17 @@ void support_complain(const char *file, int line, const char *text)
 	fprintf(stderr, "%s:%d: not so: %s\n", file, line, text);
 }
 
+void support_add(Suite *suite, const char *name, int seconds, const TTest *const *tests,
+		 int count, int loop)
+{
+	TCase *tc = tcase_create(name);
+
+	tcase_set_timeout(tc, seconds);
+	for (int i = 0; i < count; i++)
+		tcase_add_loop_test(tc, tests[i], 0, loop);
+	suite_add_tcase(suite, tc);
+}
+
 int support_run(Suite *suite)
 {
 	SRunner *runner = srunner_create(suite);

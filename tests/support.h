@@ -30,6 +30,10 @@
 
 void support_complain(const char *file, int line, const char *text);
 
+/* A case of `count` tests, each run `loop` times, none for longer than that. */
+void support_add(Suite *suite, const char *name, int seconds, const TTest *const *tests,
+		 int count, int loop);
+
 /* Run all of it; what main() returns. */
 int support_run(Suite *suite);
 
