@@ -5,6 +5,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -137,13 +138,9 @@ static int add_run(void *arg, uintptr_t start, size_t len)
 /* Huge pages cost 0.3 ms of the processor's time where memory is warm, small ones 1.5 ms. But
  * where the host of a virtual machine has taken free memory back, to clear a new huge page
  * takes 5 ms; and what adoption itself frees are small pages, which the kernel keeps apart for
- * whoever wants such (mm/page_alloc.c, nr_pcp_high). */
+ * whoever wants such (mm/page_alloc.c, nr_pcp_high). Where there is none, to look for one is
+ * as dear. */
 static unsigned dear;		/* calls for which small pages are to do */
-
-static int is_dear(uint64_t cpu_ns, size_t count)
-{
-	return options.huge != COW_HUGE_ALWAYS && cpu_ns > count * SMALL_TABLE_NS;
-}
 
 /* One page of each is there: the rest of a huge page is filled with zeros by the one
  * call, cheaper than by a fault for each page. */
@@ -152,15 +149,20 @@ static void make_huge(struct store *s, uintptr_t start, size_t count)
 	uintptr_t to = store_alias(s, start);
 	unsigned char *huge = store_huge_map(s);
 	uint64_t before = sys_cpu_ns();
+	int ret;
 
 	for (size_t i = 0; i < count; i++)
 		*(volatile char *)(to + i * TABLE_SIZE) = 0;
-	if (!huge || sys_madvise(to, count * TABLE_SIZE, MADV_COLLAPSE) < 0)
+	if (!huge)
+		return;
+	ret = sys_madvise(to, count * TABLE_SIZE, MADV_COLLAPSE);
+	if (options.huge != COW_HUGE_ALWAYS &&
+	    (ret == -ENOMEM || sys_cpu_ns() - before > count * SMALL_TABLE_NS))
+		dear = DEAR_CALLS;
+	if (ret < 0)
 		return;
 	memset(huge + (start - s->base) / TABLE_SIZE, 1, count);
 	s->huge_count += count;
-	if (is_dear(sys_cpu_ns() - before, count))
-		dear = DEAR_CALLS;
 }
 
 static void make_ready(struct store *s, uintptr_t start, size_t count)

@@ -232,6 +232,23 @@ static int is_in_list(const struct pager_area *list, unsigned count, uintptr_t s
 	return 0;
 }
 
+static size_t part_in_list(const struct pager_area *list, unsigned count, uintptr_t start,
+			   size_t len)
+{
+	for (const struct pager_area *a = list; a < list + count; a++)
+		if (start >= a->start && start < a->end)
+			return len < a->end - start ? len : a->end - start;
+	return 0;
+}
+
+size_t area_hollow(const struct pager *p, uintptr_t start, size_t len)
+{
+	size_t vacated = part_in_list(p->vacated, p->vacated_count, start, len);
+	size_t lazy = part_in_list(p->lazy, p->lazy_count, start, len);
+
+	return vacated > lazy ? vacated : lazy;
+}
+
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end)
 {
 	return !is_in_list(p->vacated, p->vacated_count, start, end) &&

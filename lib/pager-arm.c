@@ -22,6 +22,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "compat.h"
@@ -138,32 +139,38 @@ int area_zero(struct pager *p, uintptr_t *start, uintptr_t end)
 }
 
 /* The same, where who reads a hole waits for the pager. It may have been emptied, and protected,
- * before an earlier fork. */
+ * before an earlier fork. What is not filled stays vacated. */
 static int zero(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	area_dirty(p, start, end);
-	return area_zero(p, &start, end);
+	size_t n = end - start < p->fill_left ? end - start : p->fill_left;
+
+	p->fill_left -= n;
+	if (n) {
+		area_dirty(p, start, start + n);
+		(void)area_zero(p, &start, start + n);
+	}
+	if (start < end)
+		area_vacate(p, start, end);
+	return 0;
 }
 
-/* No more than takes some milliseconds: the rest stays vacated. */
+/* No more than takes some milliseconds; the next fork fills on. */
 void area_fill(struct pager *p)
 {
-	unsigned left = 0;
-	size_t most = FILL_MOST;
+	struct pager_area vacated[VACATED];
+	unsigned count = p->vacated_count;
 
-	for (unsigned i = 0; i < p->vacated_count; i++) {
-		struct pager_area v = p->vacated[i];
-		int ret = v.end - v.start <= most ? 0 : -E2BIG;
+	memcpy(vacated, p->vacated, count * sizeof(vacated[0]));
+	p->vacated_count = 0;
+	p->fill_left = FILL_MOST;
+	for (const struct pager_area *v = vacated; v < vacated + count; v++)
+		each_area(a) {
+			uintptr_t start = v->start > a->start ? v->start : a->start;
+			uintptr_t end = v->end < a->end ? v->end : a->end;
 
-		most -= ret == 0 ? v.end - v.start : 0;
-		each_area(a)
-			if (ret == 0 && v.start < a->end && v.end > a->start)
-				ret = fill_holes(p, v.start > a->start ? v.start : a->start,
-						 v.end < a->end ? v.end : a->end, zero);
-		if (ret < 0)
-			p->vacated[left++] = v;
-	}
-	p->vacated_count = left;
+			if (start < end && fill_holes(p, start, end, zero) < 0)
+				area_vacate(p, start, end);
+		}
 }
 
 /* --- arm and leave ------------------------------------------------------ */

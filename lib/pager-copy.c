@@ -91,17 +91,6 @@ static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 	return is_by_hand(p, from) ? 0 : look(p, from, len);
 }
 
-/* What a hole holds. A move that is not told yet may have left it (MREMAP_DONTUNMAP), or
- * something that nobody tells of, as a guard does that was there and is no more. */
-static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from)
-{
-	size_t page = sys_page_size(), done;
-
-	if (is_unsure(p))
-		return -EBUSY;
-	return area_is_solid(p, from, from + page) ? -EIO : uffd_zero(k->fd, to, page, &done);
-}
-
 /* Was what has been read there at the fork, all of it? 0, or it is told next what was instead:
  * -ESTALE: perhaps of everything; -EBUSY: of this. As long as nothing is to be told, nothing was
  * unmapped or moved since the last event. -ENODATA: nobody tells any more. */
@@ -118,15 +107,17 @@ static int is_still(struct pager *p, uintptr_t from, size_t len)
 	return unsure ? -EBUSY : -ENODATA;
 }
 
-/* What was read, but for pages that the child has, and those that it has no mapping for; a
- * mapping at a time. */
-static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, size_t *ret_done)
+/* What was read, or zeros; but for pages that the child has, and those that it has no mapping
+ * for; a mapping at a time. */
+static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, int zeros,
+		    size_t *ret_done)
 {
 	size_t page = sys_page_size(), at = 0, n = len, done;
 	int ret = 0;
 
 	while (at < len) {
-		ret = uffd_copy(k->fd, to + at, (uintptr_t)p->bounce + at, n, &done);
+		ret = zeros ? uffd_zero(k->fd, to + at, n, &done)
+			    : uffd_copy(k->fd, to + at, (uintptr_t)p->bounce + at, n, &done);
 		atomic_fetch_add(&p->news.bytes, done);
 		if (ret == -ENOENT && !done && n > page) {
 			n = n / 2 & ~(page - 1);
@@ -145,14 +136,29 @@ static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, si
 	return at == len ? 0 : ret;
 }
 
+/* What a hole holds, and a run of them that a look has found: only the pager fills one. A move
+ * that is not told yet may have left it (MREMAP_DONTUNMAP), or something that nobody tells of,
+ * as a guard does that was there and is no more. */
+static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
+		     size_t *ret_done)
+{
+	size_t rest = rest_by_hand(p, from, len), hollow;
+
+	if (is_unsure(p))
+		return -EBUSY;
+	hollow = area_hollow(p, from, rest);
+	return hollow ? hand_out(p, k, to, hollow, 1, ret_done) : -EIO;
+}
+
 /* A page that the program may not read itself, or that may be a hole: reading it by that
  * file does not wait for a userfaultfd (FAULT_FLAG_ALLOW_RETRY is not set, mm/memory.c,
  * __access_remote_vm). -EIO: it cannot be read, or is a hole that nobody knows of; -EBUSY: not
  * before something was told. Only memory that is short is waited for; asking why is safe, for
  * what is no hole does not wait either. */
-static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from)
+static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
+			size_t *ret_done)
 {
-	size_t page = sys_page_size(), done;
+	size_t page = sys_page_size();
 	unsigned char there;
 
 	if (is_unsure(p) && !look(p, from, page))
@@ -160,12 +166,12 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page) {
 		int ret = is_still(p, from, page);
 
-		return ret < 0 ? ret : hand_out(p, k, to, page, &done);
+		return ret < 0 ? ret : hand_out(p, k, to, page, 0, ret_done);
 	}
 	if (sys_mincore(from, page, &there) < 0)
 		return -EFAULT;
 	if (!look(p, from, page))
-		return copy_hole(p, k, to, from);
+		return copy_hole(p, k, to, from, len, ret_done);
 	return sys_madvise(from, page, MADV_POPULATE_READ) == -ENOMEM ? -ENOMEM : -EIO;
 }
 
@@ -178,7 +184,8 @@ static int is_shaky(const struct pager *p, uintptr_t from, size_t len)
 }
 
 /* Not straight from there into the child: something else may be mapped there in the midst of it,
- * and a child that has got that may have seen it. It costs a third more. */
+ * and a child that has got that may have seen it. It costs two thirds more (256 MiB in order: 110
+ * ms against 67). */
 static int copy_checked(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 			size_t *ret_done)
 {
@@ -190,7 +197,7 @@ static int copy_checked(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	if (!len || (shaky && look(p, from, len) != len))
 		return -EFAULT;
 	ret = is_still(p, from, len);
-	return ret < 0 ? ret : hand_out(p, k, to, len, ret_done);
+	return ret < 0 ? ret : hand_out(p, k, to, len, 0, ret_done);
 }
 
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
@@ -205,10 +212,8 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	solid = before_hole(p, from, len);
 	if (solid)
 		ret = copy_checked(p, k, to, from, solid, ret_done);
-	if (ret == -EFAULT && !*ret_done) {
-		ret = copy_by_hand(p, k, to, from);
-		*ret_done = ret == 0 ? sys_page_size() : 0;
-	}
+	if (ret == -EFAULT && !*ret_done)
+		ret = copy_by_hand(p, k, to, from, len, ret_done);
 	return ret;
 }
 

@@ -121,6 +121,7 @@ struct pager {
 	unsigned dirty_count;
 	struct pager_area vacated[VACATED];	/* where holes may be */
 	unsigned vacated_count;
+	size_t fill_left;		/* bytes of it that may be filled before this fork */
 	struct pager_area left[LEFT];	/* gone since the window opened: a child that is not
 					 * known yet may lack it */
 	unsigned left_count;
@@ -295,6 +296,9 @@ void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
 void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
 void area_is_lazy(struct pager *p, uintptr_t start, uintptr_t end);
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end);
+
+/* How much of a range may be holes, from its start on. */
+size_t area_hollow(const struct pager *p, uintptr_t start, size_t len);
 
 /* It is gone, or emptied, while the window is open. */
 void area_left(struct pager *p, uintptr_t start, uintptr_t end);

@@ -374,10 +374,13 @@ struct ends {
 	int go, say;
 };
 
+/* More than is filled before one fork. */
+#define EMPTIED (9 * SIZE)
+
 /* A child of a program that is gone. */
 static void outlives(const struct ends *e)
 {
-	const struct sight s = { area, 8 * PAGES, STEP };
+	const struct sight s = { area, EMPTIED / PAGE, STEP };
 	char c;
 
 	(void)!read(e->go, &c, 1);
@@ -389,11 +392,11 @@ static void outlives(const struct ends *e)
 /* Whoever is killed in the call is not waited for until that was told. */
 static int is_killed_emptying(unsigned us, int go[2], int say)
 {
-	NEED(arm(area, 8 * SIZE, 1) == 0);
+	NEED(arm(area, EMPTIED, 1) == 0);
 	NEED(in_child(does_nothing, NULL) == 0);
-	NEED((us % 2 ? cow_madvise(area, 8 * SIZE, MADV_DONTNEED)
-		     : (int)syscall(SYS_madvise, area, 8 * SIZE, MADV_DONTNEED)) == 0);
-	for (size_t p = 0; p < 8 * PAGES; p += STEP)
+	NEED((us % 2 ? cow_madvise(area, EMPTIED, MADV_DONTNEED)
+		     : (int)syscall(SYS_madvise, area, EMPTIED, MADV_DONTNEED)) == 0);
+	for (size_t p = 0; p < EMPTIED / PAGE; p += STEP)
 		fill_page(area, p, 1);
 	if (cow_fork() == 0) {
 		close(go[1]);
@@ -401,7 +404,7 @@ static int is_killed_emptying(unsigned us, int go[2], int say)
 	}
 	signal(SIGALRM, SIG_DFL);
 	ualarm(us, 0);
-	syscall(SYS_madvise, area, 8 * SIZE, MADV_DONTNEED);
+	syscall(SYS_madvise, area, EMPTIED, MADV_DONTNEED);
 	for (;;)
 		pause();
 }
