@@ -52,8 +52,11 @@ void waiting_wake(int uffd, struct pager_area *waits)
 void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m)
 {
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+	const struct keeper_question q = {
+		.op = KEEPER_GROWS, .tid = (int)m->arg.pagefault.feat.ptid,
+	};
 
-	if (keeper_ask(p, KEEPER_GROWS, (int)m->arg.pagefault.feat.ptid, 0, 0) == 1)
+	if (keeper_ask(p, &q) == 1)
 		uffd_let_go(fd, page, sys_page_size());
 }
 

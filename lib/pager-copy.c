@@ -32,13 +32,14 @@ static int is_there(uint64_t entry, int strictly)
 
 /* ... and so is what was moved there, armed as well (MREMAP_FIXED), until that is told: who moves
  * it is in the call for as long. Asked when a page has been read, and before a child gets it. */
-static int is_moved(struct pager *p)
+static int is_moved(const struct pager *p, uintptr_t start, size_t len)
 {
-	const struct moving *m = p->moving;
+	const struct keeper_question q = {
+		.op = KEEPER_MOVES, .tid = p->parent, .page = p->moving ? p->moving->from : 0,
+		.start = start, .end = start + len,
+	};
 
-	if (!p->moves)
-		p->moves = keeper_ask(p, KEEPER_MOVES, p->parent, 0, m ? m->from : 0) != 0;
-	return p->moves;
+	return keeper_ask(p, &q) != 0;
 }
 
 /* How much of [from, from + len) comes before the first hole: where the entry of the page table
@@ -92,15 +93,15 @@ static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 }
 
 /* Was what has been read there at the fork, all of it? 0, or it is told next what was instead:
- * -ESTALE: perhaps of everything; -EBUSY: of this. As long as nothing is to be told, nothing was
- * unmapped or moved since the last event. -ENODATA: nobody tells any more. */
+ * -ESTALE: what was moved there; -EBUSY: nothing was. As long as nothing is to be told, nothing
+ * was unmapped or moved since the last event. -ENODATA: nobody tells any more. */
 static int is_still(struct pager *p, uintptr_t from, size_t len)
 {
 	int unsure = is_unsure(p);
 
 	if (!unsure && !p->has_ended)
 		return 0;
-	if (unsure && is_moved(p))
+	if (unsure && is_moved(p, from, len))
 		return -ESTALE;
 	if (look(p, from, len) == len)
 		return 0;
@@ -207,8 +208,6 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	int ret = -EFAULT;
 
 	*ret_done = 0;
-	if (p->moves && is_unsure(p))
-		return -ESTALE;
 	solid = before_hole(p, from, len);
 	if (solid)
 		ret = copy_checked(p, k, to, from, solid, ret_done);

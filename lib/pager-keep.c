@@ -230,53 +230,80 @@ static void watch(struct pager_shared *s)
 
 /* --- what the pager asks ------------------------------------------------- */
 
-struct question {
-	int op, tid, uffd;
-	uintptr_t page;
-};
-
+/* Threads in the midst of calls that change what lies where, as far as it concerns a range. */
 struct movers {
-	uintptr_t known;	/* what moved from there was told, and what is no more there will be */
-	int unknown;
+	const struct keeper_question *of;
+	unsigned onto;		/* who moves memory there (MREMAP_FIXED) */
+	unsigned anywhere;	/* ... where the kernel finds room, */
+	unsigned away;		/* who makes room there, perhaps */
+	unsigned swaps;		/* ... of these, who does both */
+	unsigned untold;	/* of onto and anywhere, who does not wait for the pager */
 };
 
-static int is_moving(void *arg, int tid)
+static int meets(const struct movers *m, uint64_t start, uint64_t len)
+{
+	return start < m->of->end && start + len > m->of->start;
+}
+
+static void add_mover(struct movers *m, const uint64_t *args, int waits)
+{
+	int onto = args[3] & MREMAP_FIXED && meets(m, args[4], args[2]);
+	int anywhere = !(args[3] & MREMAP_FIXED), away = meets(m, args[0], args[1]);
+
+	m->onto += (unsigned)onto;
+	m->anywhere += (unsigned)anywhere;
+	m->away += (unsigned)away;
+	m->swaps += (unsigned)(anywhere && away);
+	m->untold += (unsigned)((onto || anywhere) && !waits);
+}
+
+/* What moved from the page was told, and but for MREMAP_DONTUNMAP it is no more there. */
+static int add_call(void *arg, int tid)
 {
 	struct movers *m = arg;
 	uint64_t args[6];
+	long call = procfs_call_of(tid, args);
+	int waits = procfs_sleeps_in(tid, "userfaultfd_event_wait_completion");
 
-	if (procfs_call_of(tid, args) != SYS_mremap)
-		return 0;
-	if (!procfs_sleeps_in(tid, "userfaultfd_event_wait_completion"))
-		m->unknown = 1;
-	else if (args[0] != m->known || args[3] & MREMAP_DONTUNMAP)
-		return 1;
+	if (call == SYS_munmap)
+		m->away += (unsigned)meets(m, args[0], args[1]);
+	else if (call != SYS_mremap)
+		m->away += (unsigned)(waits && call != SYS_madvise);
+	else if (!waits || args[0] != m->of->page || args[3] & MREMAP_DONTUNMAP)
+		add_mover(m, args, waits);
 	return 0;
+}
+
+static int is_concerned(const struct movers *m)
+{
+	int only_itself = m->anywhere == 1 && m->away == 1 && m->swaps == 1;
+
+	return m->onto || (m->anywhere && m->away && !only_itself);
 }
 
 /* Other memory than the pager's is moved as well: who does so does not wait, and is out of that
  * call soon. */
-static int moves(int pid, uintptr_t known)
+static int moves(const struct keeper_question *q)
 {
 	for (int i = 0; i < MOVE_LOOKS; i++) {
-		struct movers m = { known, 0 };
-		int ret = procfs_each_thread(pid, is_moving, &m);
+		struct movers m = { .of = q };
+		int ret = procfs_each_thread(q->tid, add_call, &m);
 
-		if (ret || !m.unknown)
-			return ret;
+		if (ret < 0 || !is_concerned(&m) || !m.untold)
+			return ret < 0 ? ret : is_concerned(&m);
 		sys_poll(NULL, 0, i >= MOVE_LOOKS / 2);
 	}
 	return 1;
 }
 
-static long reply(const struct question *q)
+static long reply(const struct keeper_question *q)
 {
 	switch (q->op) {
 	case KEEPER_GROWS:
 		return procfs_call_of(q->tid, NULL) == SYS_mremap &&
 		       procfs_sleeps_in(q->tid, "handle_userfault");
 	case KEEPER_MOVES:
-		return moves(q->tid, q->page);
+		return moves(q);
 	case KEEPER_KILL_UNMAPPED:
 		end_child(q->uffd, q->tid, q->page, unmapped);
 		return 0;
@@ -293,7 +320,7 @@ static long reply(const struct question *q)
 /* 0: no more of it. */
 static int serve(const struct ends *e)
 {
-	struct question q;
+	struct keeper_question q;
 	long said;
 
 	if (sys_read(e->asked, &q, sizeof(q)) != (long)sizeof(q))
@@ -315,11 +342,9 @@ static long hear(const struct pager *p)
 	return said;
 }
 
-long keeper_ask(const struct pager *p, enum keeper_op op, int tid, int uffd, uintptr_t page)
+long keeper_ask(const struct pager *p, const struct keeper_question *q)
 {
-	const struct question q = { (int)op, tid, uffd, page };
-
-	if (p->keeper < 0 || sys_write(p->ask, &q, sizeof(q)) != (long)sizeof(q))
+	if (p->keeper < 0 || sys_write(p->ask, q, sizeof(*q)) != (long)sizeof(*q))
 		return -EPIPE;
 	return hear(p);
 }
@@ -391,7 +416,7 @@ void keeper_end(struct pager *p)
 {
 	if (p->keeper_pid <= 0 || p->keeper < 0)	/* it sees the pager end, and ends */
 		return;
-	if (keeper_ask(p, KEEPER_LEAVE, 0, 0, 0) < 0)
+	if (keeper_ask(p, &(struct keeper_question){ .op = KEEPER_LEAVE }) < 0)
 		sys_pidfd_kill(p->keeper);
 	(void)sys_probe_reap(p->keeper_pid);
 }

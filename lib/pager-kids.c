@@ -185,13 +185,15 @@ static int zero(struct kid *k, uintptr_t page)
 /* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. */
 static void kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg *m)
 {
-	enum keeper_op why = lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED : KEEPER_KILL_UNREADABLE;
 	size_t size = sys_page_size(), done;
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
+	const struct keeper_question q = {
+		.op = lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED : KEEPER_KILL_UNREADABLE,
+		.tid = (int)m->arg.pagefault.feat.ptid, .uffd = fd, .page = page,
+	};
 
 	atomic_fetch_add(&p->news.killed, 1);
-	if (keeper_ask(p, why, (int)m->arg.pagefault.feat.ptid, fd, page) < 0 &&
-	    uffd_poison(fd, page, size, &done) == 0)
+	if (keeper_ask(p, &q) < 0 && uffd_poison(fd, page, size, &done) == 0)
 		uffd_wake(fd, page, size);
 }
 

@@ -128,8 +128,8 @@ struct pager {
 	struct pager_area lazy[VACATED];	/* of which the kernel may take pages, too */
 	unsigned lazy_count;
 	int late;			/* a removal was told of, and when it is done nobody tells */
-	int moves;			/* somebody moves memory, and the next event says which */
-	int stale;			/* ... so that somebody got nothing of what is there */
+	int stale;			/* somebody got nothing of what is there: it may be what
+					 * was moved there, of which the next event tells */
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	int prepared;			/* children have what is there, whatever is read next */
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
@@ -358,11 +358,18 @@ void pager_answer(struct pager *p, int answer);
 /* What the pager has done by the keeper, for it may neither open a file nor kill. */
 enum keeper_op {
 	KEEPER_GROWS,		/* is a thread in mremap(2), where it waits for the pager? */
-	KEEPER_MOVES,		/* is a thread of a process in mremap(2), and waits for the pager
-				 * to read that, but who moves that page? -errno: who knows */
+	KEEPER_MOVES,		/* has a thread of a process moved memory there, and waits for the
+				 * pager to read that? Not who moves that page. -errno: who knows */
 	KEEPER_KILL_UNMAPPED,	/* end its process, which lacks a page of a userfaultfd's, and */
 	KEEPER_KILL_UNREADABLE,	/* ... say why on its standard error */
 	KEEPER_LEAVE,		/* (for keeper_end() alone) */
+};
+
+struct keeper_question {
+	enum keeper_op op;
+	int tid, uffd;
+	uintptr_t page;
+	uintptr_t start, end;
 };
 
 /* Make the keeper. 0, -errno. */
@@ -370,7 +377,7 @@ int keeper_start(struct pager *p);
 void keeper_end(struct pager *p);
 
 /* -EPIPE: it is no more. */
-long keeper_ask(const struct pager *p, enum keeper_op op, int tid, int uffd, uintptr_t page);
+long keeper_ask(const struct pager *p, const struct keeper_question *q);
 
 /* --- pager-jail.c ------------------------------------------------------- */
 

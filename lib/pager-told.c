@@ -186,7 +186,6 @@ int parent_told(struct pager *p, const struct uffd_msg *m)
 {
 	struct kid *k;
 
-	p->moves &= m->event == UFFD_EVENT_PAGEFAULT;
 	switch (m->event) {
 	case UFFD_EVENT_PAGEFAULT:
 		if (p->shared->open)
