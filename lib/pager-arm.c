@@ -33,6 +33,8 @@
 #define STEP ((size_t)32 << 20)	/* to protect at once: 0.3 ms, in which writers wait */
 #define FILL_MOST ((size_t)64 << 20)	/* holes before a fork: 3 ms */
 #define GIVE_MS 1000u		/* for what children lack, whatever other threads do */
+#define PROTECT_MS 200u		/* the same for a range that is to be protected */
+#define BUDGET 64u		/* of events between two steps */
 
 enum {
 	WP = UFFDIO_REGISTER_MODE_WP,
@@ -43,9 +45,10 @@ enum {
 
 /* What is armed of [start, end). Events of the program's own come first, after which less may
  * be; and older kernels take one mapping at a time. -ENOENT: something else lies at a page of it
- * by now, which the event tells later. */
+ * by now, which the event tells later. -EAGAIN: events come on and on. */
 static int protect(struct pager *p, uintptr_t start, uintptr_t end)
 {
+	uint64_t until = sys_now_ns() + PROTECT_MS * 1000000u;
 	size_t page = sys_page_size(), most = end - start;
 	int result = 0;
 
@@ -60,10 +63,12 @@ static int protect(struct pager *p, uintptr_t start, uintptr_t end)
 		if (part - start > most)
 			part = start + most;
 		ret = uffd_protect(p->uffd, start, part - start, 1);
-		if (ret == -EAGAIN) {
+		if (ret == -EAGAIN && sys_now_ns() < until) {
 			(void)parent_event(p);
 			continue;
 		}
+		if (ret == -EAGAIN)
+			return ret;
 		if (ret == -ENOENT && part - start > page) {
 			most = (part - start) / 2 & ~(page - 1);
 			continue;
@@ -197,7 +202,7 @@ static int arm(struct pager *p, uintptr_t start, uintptr_t end)
 		ret = uffd_register(p->uffd, start, end - start, WP_MISSING);
 	for (uintptr_t at = start; ret == 0 && at < end; at += STEP) {
 		ret = protect(p, at, end - at < STEP ? end : at + STEP);
-		while (ret == 0 && parent_event(p))
+		for (unsigned i = 0; ret == 0 && i < BUDGET && parent_event(p); i++)
 			;
 	}
 	return ret;

@@ -32,14 +32,33 @@ static int is_there(uint64_t entry, int strictly)
 
 /* ... and so is what was moved there, armed as well (MREMAP_FIXED), until that is told: who moves
  * it is in the call for as long. Asked when a page has been read, and before a child gets it. */
-static int is_moved(const struct pager *p, uintptr_t start, size_t len)
+static int is_moved(const struct pager *p, enum keeper_op how, uintptr_t start, size_t len)
 {
 	const struct keeper_question q = {
-		.op = KEEPER_MOVES, .tid = p->parent, .page = p->moving ? p->moving->from : 0,
+		.op = how, .tid = p->parent, .page = p->moving ? p->moving->from : 0,
 		.start = start, .end = start + len,
 	};
 
 	return keeper_ask(p, &q) != 0;
+}
+
+/* The entries of up to a table. How many; 0: it failed. */
+static size_t read_entries(struct pager *p, uintptr_t from, size_t len)
+{
+	size_t n = len / sys_page_size(), size = n * sizeof(p->entries[0]);
+	off_t at = (off_t)(from / sys_page_size() * sizeof(p->entries[0]));
+
+	return sys_pread(p->pagemap, p->entries, size, at) == (long)size ? n : 0;
+}
+
+/* How much of a range is holes, from its start on. */
+static size_t holes(struct pager *p, uintptr_t from, size_t len)
+{
+	size_t n = read_entries(p, from, len), i = 0;
+
+	while (i < n && !is_there(p->entries[i], 0))
+		i++;
+	return i * sys_page_size();
 }
 
 /* How much of [from, from + len) comes before the first hole: where the entry of the page table
@@ -49,7 +68,7 @@ static int is_moved(const struct pager *p, uintptr_t start, size_t len)
  * they were killed was not told. */
 static size_t look(struct pager *p, uintptr_t from, size_t len)
 {
-	size_t page = sys_page_size(), n = len / page, i = 0, size = n * sizeof(p->entries[0]);
+	size_t page = sys_page_size(), n = len / page, i = 0;
 	unsigned char there[TABLE_SIZE / 4096];
 	int strictly = p->has_ended || is_unsure(p);
 
@@ -59,9 +78,7 @@ static size_t look(struct pager *p, uintptr_t from, size_t len)
 	if (i == n)
 		return len;
 	i = 0;
-	if (sys_pread(p->pagemap, p->entries, size,
-		      (off_t)(from / page * sizeof(p->entries[0]))) != (long)size)
-		return 0;
+	n = read_entries(p, from, len);
 	while (i < n && !is_there(p->entries[i], strictly))
 		i++;
 	if (n > 1)
@@ -101,7 +118,7 @@ static int is_still(struct pager *p, uintptr_t from, size_t len)
 
 	if (!unsure && !p->has_ended)
 		return 0;
-	if (unsure && is_moved(p, from, len))
+	if (unsure && is_moved(p, KEEPER_MOVES, from, len))
 		return -ESTALE;
 	if (look(p, from, len) == len)
 		return 0;
@@ -139,15 +156,14 @@ static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, in
 
 /* What a hole holds, and a run of them that a look has found: only the pager fills one. A move
  * that is not told yet may have left it (MREMAP_DONTUNMAP), or something that nobody tells of,
- * as a guard does that was there and is no more. */
+ * as a guard does that was there and is no more. Not while what lies there may be another's. */
 static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 		     size_t *ret_done)
 {
-	size_t rest = rest_by_hand(p, from, len), hollow;
+	size_t hollow = holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len)));
 
-	if (is_unsure(p))
+	if (is_unsure(p) && (!hollow || is_moved(p, KEEPER_MOVES_AWAY, from, hollow)))
 		return -EBUSY;
-	hollow = area_hollow(p, from, rest);
 	return hollow ? hand_out(p, k, to, hollow, 1, ret_done) : -EIO;
 }
 
@@ -163,7 +179,7 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	unsigned char there;
 
 	if (is_unsure(p) && !look(p, from, page))
-		return -EBUSY;
+		return copy_hole(p, k, to, from, len, ret_done);
 	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page) {
 		int ret = is_still(p, from, page);
 

@@ -237,7 +237,7 @@ struct movers {
 	unsigned anywhere;	/* ... where the kernel finds room, */
 	unsigned away;		/* who makes room there, perhaps */
 	unsigned swaps;		/* ... of these, who does both */
-	unsigned untold;	/* of onto and anywhere, who does not wait for the pager */
+	unsigned untold;	/* of all, who does not wait for the pager */
 };
 
 static int meets(const struct movers *m, uint64_t start, uint64_t len)
@@ -254,7 +254,7 @@ static void add_mover(struct movers *m, const uint64_t *args, int waits)
 	m->anywhere += (unsigned)anywhere;
 	m->away += (unsigned)away;
 	m->swaps += (unsigned)(anywhere && away);
-	m->untold += (unsigned)((onto || anywhere) && !waits);
+	m->untold += (unsigned)((onto || anywhere || away) && !waits);
 }
 
 /* What moved from the page was told, and but for MREMAP_DONTUNMAP it is no more there. */
@@ -278,7 +278,8 @@ static int is_concerned(const struct movers *m)
 {
 	int only_itself = m->anywhere == 1 && m->away == 1 && m->swaps == 1;
 
-	return m->onto || (m->anywhere && m->away && !only_itself);
+	return m->onto || (m->away && m->of->op == KEEPER_MOVES_AWAY) ||
+	       (m->anywhere && m->away && !only_itself);
 }
 
 /* Other memory than the pager's is moved as well: who does so does not wait, and is out of that
@@ -303,6 +304,7 @@ static long reply(const struct keeper_question *q)
 		return procfs_call_of(q->tid, NULL) == SYS_mremap &&
 		       procfs_sleeps_in(q->tid, "handle_userfault");
 	case KEEPER_MOVES:
+	case KEEPER_MOVES_AWAY:
 		return moves(q);
 	case KEEPER_KILL_UNMAPPED:
 		end_child(q->uffd, q->tid, q->page, unmapped);

@@ -136,6 +136,8 @@ struct pager {
 					 * served just now */
 	const struct moving *_Atomic moving;	/* the program asks, too */
 	struct pager_area waits;	/* who of the program faulted, and an event comes before */
+	uint64_t refused;		/* ... since then for all of them; CLOCK_MONOTONIC, ns */
+	int leaving;			/* one of them gets plain memory */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */
 	unsigned hurried, swept;	/* how many hurry; born at the last look for who ended */
@@ -360,6 +362,7 @@ enum keeper_op {
 	KEEPER_GROWS,		/* is a thread in mremap(2), where it waits for the pager? */
 	KEEPER_MOVES,		/* has a thread of a process moved memory there, and waits for the
 				 * pager to read that? Not who moves that page. -errno: who knows */
+	KEEPER_MOVES_AWAY,	/* ... there, or from there? */
 	KEEPER_KILL_UNMAPPED,	/* end its process, which lacks a page of a userfaultfd's, and */
 	KEEPER_KILL_UNREADABLE,	/* ... say why on its standard error */
 	KEEPER_LEAVE,		/* (for keeper_end() alone) */

@@ -16,6 +16,7 @@
 #include "uffd.h"
 
 #define DEPTH 64u		/* threads that move memory at once, each a piece of the stack */
+#define REFUSED_MS 50u		/* that no fault is served */
 
 /* What was moved, and is not plain memory yet: the last, and what was told before that. */
 static int is_moving(const struct pager *p, uintptr_t page)
@@ -77,6 +78,37 @@ void parent_wake(struct pager *p)
 	waiting_wake(p->uffd, &p->waits);
 }
 
+static int is_starved(struct pager *p, int ret)
+{
+	if (ret != -EAGAIN)
+		p->refused = 0;
+	else if (!p->refused)
+		p->refused = sys_now_ns();
+	return p->refused && sys_now_ns() - p->refused > REFUSED_MS * 1000000u;
+}
+
+/* Of threads that remove on and on one is always about to be told of, and the kernel changes no
+ * page then; but it lets go. Whatever comes in the midst of that waits. */
+static void leave_table(struct pager *p, uintptr_t page)
+{
+	struct pager_area r = { page & ~(TABLE_SIZE - 1), (page | (TABLE_SIZE - 1)) + 1 };
+
+	if (area_cut(page, &r))
+		area_leave(p, r.start, r.end);
+	else
+		area_make_plain(p, page, page + sys_page_size());
+}
+
+static int serve_starved(struct pager *p, uintptr_t page)
+{
+	if (p->leaving || is_moving(p, page))
+		return -EAGAIN;
+	p->leaving = 1;
+	leave_table(p, page);
+	p->leaving = 0;
+	return 0;
+}
+
 /* Faults are told before events: whoever faults again at once hides what has to come first. So
  * those wait until that was read, or until nothing is to be read. */
 static void fault(struct pager *p, const struct uffd_msg *m)
@@ -85,6 +117,8 @@ static void fault(struct pager *p, const struct uffd_msg *m)
 	int is_there = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
 	int ret = is_there ? write_fault(p, page) : missing_fault(p, page);
 
+	if (is_starved(p, ret))
+		ret = serve_starved(p, page);
 	if (ret == -EAGAIN && !is_there)
 		fault_let_grow(p, p->uffd, m);
 	if (ret == -EAGAIN)
@@ -137,6 +171,7 @@ static int remapped(struct pager *p, const struct uffd_msg *m)
 		areas_move(p, &moving);
 	if (!area_is_solid(p, from, from + len))	/* its holes moved too */
 		area_vacate(p, to, to + len);
+	kids_lose(p, to, to + len);	/* what was there is gone, and may be told of later */
 	if (p->shared->open || !known || is_deep(&moving)) {
 		kids_lose(p, from, from + len);
 	} else {

@@ -85,9 +85,7 @@ static void question(struct pager *p)
 		p->announced = (struct pager_area){ p->start, p->end };
 		pager_answer(p, 0);
 		break;
-	case PAGER_GIVEN:
-		while (parent_event(p))	/* it was told of before this */
-			;
+	case PAGER_GIVEN:	/* it was told of before this, or the call had not ended */
 		p->announced.end = 0;
 		pager_answer(p, 0);
 		break;

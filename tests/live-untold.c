@@ -557,6 +557,51 @@ START_TEST(emptied_beside_a_move)
 }
 END_TEST
 
+static void *removes_on_and_on(void *arg)
+{
+	char *at = other + (size_t)(intptr_t)arg * PIECE;
+
+	while (!stop)
+		syscall(SYS_madvise, at, PAGE, MADV_DONTNEED);
+	return NULL;
+}
+
+static int sees_after_zeros(void *arg)
+{
+	(void)arg;
+	if (!is_zero(area, SIZE))
+		return WRONG;
+	for (size_t p = PAGES; p < 2 * PAGES; p++)
+		if (!is_page_filled(area, p, 1))
+			return WRONG;
+	return 0;
+}
+
+/* Of several one is always about to be told of. Others write and fork nevertheless. */
+START_TEST(removed_on_and_on)
+{
+	pthread_t thread[2 * THREADS];
+	struct reader r;
+
+	ck_assert_int_eq(arm(area, 2 * SIZE, 1), 0);
+	ck_assert_int_eq(arm(other, 2 * THREADS * PIECE, 2), 0);
+	ck_assert_int_eq(cow_madvise(area, SIZE, MADV_DONTNEED), 0);
+	r = reader_start(sees_after_zeros, NULL);
+	for (size_t i = 0; i < 2 * THREADS; i++)
+		ck_assert_int_eq(pthread_create(&thread[i], NULL, removes_on_and_on, (void *)i), 0);
+	for (size_t p = 0; p < 2 * PAGES; p += 7)
+		fill_page(area, p, 3);
+	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+	fill(area, 2 * SIZE, 4);
+	stop = 1;
+	for (size_t i = 0; i < 2 * THREADS; i++)
+		pthread_join(thread[i], NULL);
+	ck_assert_int_eq(is_killed(&r), 0);
+	ck_assert(is_filled(area, 2 * SIZE, 4));
+	ck_assert_uint_eq(stats().native[COW_REASON_PAGER], 0);
+}
+END_TEST
+
 static char *low, *high;
 
 static void *unmaps_high(void *arg)
@@ -647,7 +692,7 @@ int main(void)
 	const TTest *const once[] = { a_file, moves, moved_and_unmapped, emptied_after_it_was_written,
 				      emptied_beside_a_reader, killed_while_it_empties,
 				      outlives_who_wrote, filled_later,
-				      moved_to_where_room_was_made, pager_lost_in_a_move };
+				      removed_on_and_on, moved_to_where_room_was_made, pager_lost_in_a_move };
 	struct cow_facilities f = { .size = sizeof(f) };
 	Suite *s = suite_create("untold");
 
