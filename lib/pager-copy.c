@@ -109,18 +109,32 @@ static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 	return is_by_hand(p, from) ? 0 : look(p, from, len);
 }
 
-/* Was what has been read there at the fork, all of it? 0, or it is told next what was instead:
+/* The same of any length. */
+static size_t look_on(struct pager *p, uintptr_t from, size_t len)
+{
+	size_t at = 0, n, size;
+
+	do {
+		size = len - at < TABLE_SIZE ? len - at : TABLE_SIZE;
+		n = look(p, from + at, size);
+		at += n;
+	} while (n == size && at < len);
+	return at;
+}
+
+/* How much of what has been read was there at the fork? 0, or it is told next what was instead:
  * -ESTALE: what was moved there; -EBUSY: nothing was. As long as nothing is to be told, nothing
  * was unmapped or moved since the last event. -ENODATA: nobody tells any more. */
-static int is_still(struct pager *p, uintptr_t from, size_t len)
+static int is_still(struct pager *p, uintptr_t from, size_t *len)
 {
 	int unsure = is_unsure(p);
 
 	if (!unsure && !p->has_ended)
 		return 0;
-	if (unsure && is_moved(p, KEEPER_MOVES, from, len))
+	if (unsure && is_moved(p, KEEPER_MOVES, from, *len))
 		return -ESTALE;
-	if (look(p, from, len) == len)
+	*len = look_on(p, from, *len);
+	if (*len)
 		return 0;
 	return unsure ? -EBUSY : -ENODATA;
 }
@@ -181,7 +195,7 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	if (is_unsure(p) && !look(p, from, page))
 		return copy_hole(p, k, to, from, len, ret_done);
 	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page) {
-		int ret = is_still(p, from, page);
+		int ret = is_still(p, from, &page);
 
 		return ret < 0 ? ret : hand_out(p, k, to, page, 0, ret_done);
 	}
@@ -200,36 +214,46 @@ static int is_shaky(const struct pager *p, uintptr_t from, size_t len)
 	return p->moving || is_unsure(p) || !area_is_solid(p, from, from + len);
 }
 
+/* Up to a table. */
+static size_t read_piece(struct pager *p, char *to, uintptr_t from, size_t len)
+{
+	int shaky = is_shaky(p, from, len);
+	long n = shaky ? sys_pread(p->mem, to, len, (off_t)from)
+		       : sys_look_at_some(p->self, to, (const void *)from, len);
+
+	len = n > 0 ? (size_t)n & ~(sys_page_size() - 1) : 0;
+	return shaky && len && look(p, from, len) != len ? 0 : len;
+}
+
+/* How much was read, before what is to be had by hand. */
+static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
+{
+	size_t at = 0, n, size;
+
+	do {
+		size = len - at < TABLE_SIZE ? len - at : TABLE_SIZE;
+		n = before_hole(p, from + at, size);
+		n = n ? read_piece(p, p->bounce + at, from + at, n) : 0;
+		at += n;
+	} while (n == size && at < len);
+	p->bounced = at > p->bounced ? at : p->bounced;
+	return at;
+}
+
 /* Not straight from there into the child: something else may be mapped there in the midst of it,
  * and a child that has got that may have seen it. It costs two thirds more (256 MiB in order: 110
  * ms against 67). */
-static int copy_checked(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
-			size_t *ret_done)
-{
-	int shaky = is_shaky(p, from, len), ret;
-	long n = shaky ? sys_pread(p->mem, p->bounce, len, (off_t)from)
-		       : sys_look_at_some(p->self, p->bounce, (const void *)from, len);
-
-	len = n > 0 ? (size_t)n & ~(sys_page_size() - 1) : 0;
-	if (!len || (shaky && look(p, from, len) != len))
-		return -EFAULT;
-	ret = is_still(p, from, len);
-	return ret < 0 ? ret : hand_out(p, k, to, len, 0, ret_done);
-}
-
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 			 size_t *ret_done)
 {
-	size_t solid;
-	int ret = -EFAULT;
+	size_t n = read_pieces(p, from, len);
+	int ret;
 
 	*ret_done = 0;
-	solid = before_hole(p, from, len);
-	if (solid)
-		ret = copy_checked(p, k, to, from, solid, ret_done);
-	if (ret == -EFAULT && !*ret_done)
-		ret = copy_by_hand(p, k, to, from, len, ret_done);
-	return ret;
+	if (!n)
+		return copy_by_hand(p, k, to, from, len, ret_done);
+	ret = is_still(p, from, &n);
+	return ret < 0 ? ret : hand_out(p, k, to, n, 0, ret_done);
 }
 
 /* When the program has ended, what is not protected was written before, and the child has it; or
@@ -246,12 +270,11 @@ static int has_page(struct kid *k, uintptr_t to)
 
 long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len)
 {
-	size_t page = sys_page_size(), done;
+	size_t page = sys_page_size(), most, done;
 	int ret;
 
-	if (len > BOUNCE && !is_unsure(p))	/* or the keeper is asked for each piece */
-		len = BOUNCE;
-	len = len < TABLE_SIZE ? len : TABLE_SIZE;
+	most = is_unsure(p) ? BOUNCE : CACHED;	/* or the keeper is asked for each piece */
+	len = len < most ? len : most;
 	ret = copy_directly(p, k, to, from, len, &done);
 	if (done)
 		return (long)done;
@@ -283,4 +306,14 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 		range_lose(k, to, to + page, LOST_UNREADABLE);
 		return (long)page;
 	}
+}
+
+void copies_rest(struct pager *p)
+{
+	size_t page = sys_page_size();
+	uintptr_t start = ((uintptr_t)p->bounce + CACHED + page - 1) & ~(page - 1);
+
+	if (p->bounced > CACHED)
+		sys_madvise(start, BOUNCE - CACHED - page, MADV_DONTNEED);
+	p->bounced = 0;
 }

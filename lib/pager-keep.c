@@ -34,7 +34,6 @@
 
 #define LOOK_MS 100
 #define STUCK_MS 500
-#define MOVE_LOOKS 40
 #define LARGE ((size_t)1 << 20)
 
 /* What the keeper is told at its start. */
@@ -230,73 +229,6 @@ static void watch(struct pager_shared *s)
 
 /* --- what the pager asks ------------------------------------------------- */
 
-/* Threads in the midst of calls that change what lies where, as far as it concerns a range. */
-struct movers {
-	const struct keeper_question *of;
-	unsigned onto;		/* who moves memory there (MREMAP_FIXED) */
-	unsigned anywhere;	/* ... where the kernel finds room, */
-	unsigned away;		/* who makes room there, perhaps */
-	unsigned swaps;		/* ... of these, who does both */
-	unsigned untold;	/* of all, who does not wait for the pager */
-};
-
-static int meets(const struct movers *m, uint64_t start, uint64_t len)
-{
-	return start < m->of->end && start + len > m->of->start;
-}
-
-static void add_mover(struct movers *m, const uint64_t *args, int waits)
-{
-	int onto = args[3] & MREMAP_FIXED && meets(m, args[4], args[2]);
-	int anywhere = !(args[3] & MREMAP_FIXED), away = meets(m, args[0], args[1]);
-
-	m->onto += (unsigned)onto;
-	m->anywhere += (unsigned)anywhere;
-	m->away += (unsigned)away;
-	m->swaps += (unsigned)(anywhere && away);
-	m->untold += (unsigned)((onto || anywhere || away) && !waits);
-}
-
-/* What moved from the page was told, and but for MREMAP_DONTUNMAP it is no more there. */
-static int add_call(void *arg, int tid)
-{
-	struct movers *m = arg;
-	uint64_t args[6];
-	long call = procfs_call_of(tid, args);
-	int waits = procfs_sleeps_in(tid, "userfaultfd_event_wait_completion");
-
-	if (call == SYS_munmap)
-		m->away += (unsigned)meets(m, args[0], args[1]);
-	else if (call != SYS_mremap)
-		m->away += (unsigned)(waits && call != SYS_madvise);
-	else if (!waits || args[0] != m->of->page || args[3] & MREMAP_DONTUNMAP)
-		add_mover(m, args, waits);
-	return 0;
-}
-
-static int is_concerned(const struct movers *m)
-{
-	int only_itself = m->anywhere == 1 && m->away == 1 && m->swaps == 1;
-
-	return m->onto || (m->away && m->of->op == KEEPER_MOVES_AWAY) ||
-	       (m->anywhere && m->away && !only_itself);
-}
-
-/* Other memory than the pager's is moved as well: who does so does not wait, and is out of that
- * call soon. */
-static int moves(const struct keeper_question *q)
-{
-	for (int i = 0; i < MOVE_LOOKS; i++) {
-		struct movers m = { .of = q };
-		int ret = procfs_each_thread(q->tid, add_call, &m);
-
-		if (ret < 0 || !is_concerned(&m) || !m.untold)
-			return ret < 0 ? ret : is_concerned(&m);
-		sys_poll(NULL, 0, i >= MOVE_LOOKS / 2);
-	}
-	return 1;
-}
-
 static long reply(const struct keeper_question *q)
 {
 	switch (q->op) {
@@ -305,7 +237,7 @@ static long reply(const struct keeper_question *q)
 		       procfs_sleeps_in(q->tid, "handle_userfault");
 	case KEEPER_MOVES:
 	case KEEPER_MOVES_AWAY:
-		return moves(q);
+		return movers_concern(q);
 	case KEEPER_KILL_UNMAPPED:
 		end_child(q->uffd, q->tid, q->page, unmapped);
 		return 0;

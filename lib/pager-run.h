@@ -23,7 +23,8 @@
 #define LARGE_RANGES 131072u	/* every second page of 1 GiB */
 #define LARGE_TABLES 8u
 #define MANY_RANGES 256u	/* with which a child gets all that it lacks */
-#define BOUNCE ((size_t)256 << 10)	/* a cache's, and a page of any size */
+#define BOUNCE ((size_t)16 << 20)	/* as much as is worth some ms */
+#define CACHED ((size_t)256 << 10)	/* a cache's, and a page of any size */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
 #define VACATED 1024u
 #define LEFT 64u
@@ -150,7 +151,8 @@ struct pager {
 	uint64_t patience;		/* ... until then; CLOCK_MONOTONIC, ns */
 	struct tracks tracks;		/* of the program's writes */
 	struct pager_news news;
-	_Alignas(4096) char bounce[TABLE_SIZE];	/* on the way to a child */
+	_Alignas(4096) char bounce[BOUNCE];	/* on the way to a child */
+	size_t bounced;			/* as much at most since there was nothing to do */
 	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
 	struct large_table large[LARGE_TABLES];
@@ -222,6 +224,9 @@ struct pager_area track_range(struct tracks *t, uintptr_t page);
 /* Copy up to `len` bytes; how far it came, or -EAGAIN: the child's events come first;
  * -ESRCH: it has ended. What of it cannot be had is noted with the child. */
 long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len);
+
+/* Nothing is to be done for a while: memory for that goes. */
+void copies_rest(struct pager *p);
 
 /* --- pager-files.c: which descriptors are children's --------------------- */
 
@@ -381,6 +386,11 @@ void keeper_end(struct pager *p);
 
 /* -EPIPE: it is no more. */
 long keeper_ask(const struct pager *p, const struct keeper_question *q);
+
+/* --- pager-movers.c ------------------------------------------------------ */
+
+/* The keeper's answer to KEEPER_MOVES and KEEPER_MOVES_AWAY. */
+int movers_concern(const struct keeper_question *q);
 
 /* --- pager-jail.c ------------------------------------------------------- */
 

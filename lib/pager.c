@@ -158,6 +158,8 @@ static void run(struct pager *p)
 			serve(p, events[i].data.u64);
 		if (p->deaf)
 			kids_come(p);
+		if (n == 0)
+			copies_rest(p);
 	} while (!p->ends && ((n > 0 && lives == (p->pidfd >= 0)) || is_needed(p)));
 }
 

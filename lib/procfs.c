@@ -549,12 +549,29 @@ long procfs_call_of(int tid, uint64_t *ret_args)
 	if (r.fd < 0)
 		return r.fd;
 	c = number(&r, 10, &call);
-	for (unsigned i = 0; ret_args && i < 6; i++) {
+	for (unsigned i = 0; c == ' ' && ret_args && i < 6; i++) {
 		(void)number(&r, 16, &zero);	/* 0x */
 		(void)number(&r, 16, &ret_args[i]);
 	}
 	sys_close(r.fd);
-	return c == ' ' ? (long)call : -ENOENT;
+	switch (c) {
+	case ' ': return (long)call;
+	case 'r': return -EAGAIN;
+	case '-': return -ENOENT;
+	default: return -EACCES;
+	}
+}
+
+uint64_t procfs_ran(int tid)
+{
+	struct reader r = { .fd = procfs_open_of_thread(tid, "/schedstat", O_RDONLY) };
+	uint64_t ns = 0;
+
+	if (r.fd < 0)
+		return 0;
+	(void)number(&r, 10, &ns);
+	sys_close(r.fd);
+	return ns;
 }
 
 struct tids {

@@ -54,8 +54,12 @@ int procfs_threads(int (*fn)(void *arg, uintptr_t block), void *arg);
  * cannot be told. Asked here, since a filter may kill for prctl(2). */
 int procfs_is_filtered(void);
 
-/* The system call in which a thread waits. -ENOENT: in none, -errno. */
+/* The system call in which a thread waits. -ENOENT: in none; -EAGAIN: it runs, or is about to;
+ * -EACCES: that may not be known; -errno: there is no such thread. */
 long procfs_call_of(int tid, uint64_t *ret_args);	/* six of them, or NULL */
+
+/* How long it has run, as of when the kernel last looked; ns. 0: it is not known. */
+uint64_t procfs_ran(int tid);
 
 /* For each thread of a process, until fn returns something else than 0. That, or -errno. */
 int procfs_each_thread(int pid, int (*fn)(void *arg, int tid), void *arg);

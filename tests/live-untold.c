@@ -525,6 +525,32 @@ START_TEST(taken_after_a_fork)
 }
 END_TEST
 
+static void *runs(void *arg)
+{
+	(void)arg;
+	while (!stop)
+		;
+	return NULL;
+}
+
+/* Of who runs nobody can see whether it moves memory. */
+START_TEST(emptied_beside_the_busy)
+{
+	pthread_t thread[THREADS];
+	struct reader r;
+
+	ck_assert_int_eq(arm(area, 4 * SIZE, 1), 0);
+	for (size_t i = 0; i < THREADS; i++)
+		ck_assert_int_eq(pthread_create(&thread[i], NULL, runs, NULL), 0);
+	r = reader_start(sees, (void *)&all_of_it);
+	ck_assert_int_eq((int)syscall(SYS_madvise, area, 4 * SIZE, MADV_DONTNEED), 0);
+	stop = 1;
+	for (size_t i = 0; i < THREADS; i++)
+		pthread_join(thread[i], NULL);
+	ck_assert_int_eq(is_killed(&r), 0);
+}
+END_TEST
+
 static void *empties_all(void *arg)
 {
 	(void)arg;
@@ -626,7 +652,7 @@ START_TEST(moved_to_where_room_was_made)
 {
 	unsigned met = 0;
 
-	for (int round = 0; round < 20; round++) {
+	for (int round = 0; round < 60; round++) {
 		pthread_t unmapper, mover;
 		struct reader r;
 		struct sight s = { NULL, PAGES, 1 };
@@ -692,7 +718,8 @@ int main(void)
 	const TTest *const once[] = { a_file, moves, moved_and_unmapped, emptied_after_it_was_written,
 				      emptied_beside_a_reader, killed_while_it_empties,
 				      outlives_who_wrote, filled_later,
-				      removed_on_and_on, moved_to_where_room_was_made, pager_lost_in_a_move };
+				      emptied_beside_the_busy, removed_on_and_on,
+				      moved_to_where_room_was_made, pager_lost_in_a_move };
 	struct cow_facilities f = { .size = sizeof(f) };
 	Suite *s = suite_create("untold");
 
