@@ -219,7 +219,7 @@ static size_t read_piece(struct pager *p, char *to, uintptr_t from, size_t len)
 {
 	int shaky = is_shaky(p, from, len);
 	long n = shaky ? sys_pread(p->mem, to, len, (off_t)from)
-		       : sys_look_at_some(p->self, to, (const void *)from, len);
+		       : sys_fetch_some(p->self, to, (const void *)from, len);
 
 	len = n > 0 ? (size_t)n & ~(sys_page_size() - 1) : 0;
 	return shaky && len && look(p, from, len) != len ? 0 : len;
@@ -241,8 +241,7 @@ static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
 }
 
 /* Not straight from there into the child: something else may be mapped there in the midst of it,
- * and a child that has got that may have seen it. It costs two thirds more (256 MiB in order: 110
- * ms against 67). */
+ * and a child that has got that may have seen it. It costs one copy more. */
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 			 size_t *ret_done)
 {
@@ -273,7 +272,7 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 	size_t page = sys_page_size(), most, done;
 	int ret;
 
-	most = is_unsure(p) ? BOUNCE : CACHED;	/* or the keeper is asked for each piece */
+	most = len > CACHED && is_unsure(p) ? BOUNCE : CACHED;	/* or the keeper is asked for each piece */
 	len = len < most ? len : most;
 	ret = copy_directly(p, k, to, from, len, &done);
 	if (done)
@@ -308,12 +307,17 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 	}
 }
 
+void copies_begin(struct pager *p)
+{
+	uintptr_t room = (uintptr_t)p->bounce_room;
+
+	p->bounce = p->bounce_room + (-room & (TABLE_SIZE - 1));
+	sys_madvise((uintptr_t)p->bounce, TABLE_SIZE, MADV_HUGEPAGE);
+}
+
 void copies_rest(struct pager *p)
 {
-	size_t page = sys_page_size();
-	uintptr_t start = ((uintptr_t)p->bounce + CACHED + page - 1) & ~(page - 1);
-
-	if (p->bounced > CACHED)
-		sys_madvise(start, BOUNCE - CACHED - page, MADV_DONTNEED);
+	if (p->bounced > TABLE_SIZE)
+		sys_madvise((uintptr_t)p->bounce + TABLE_SIZE, BOUNCE - TABLE_SIZE, MADV_DONTNEED);
 	p->bounced = 0;
 }

@@ -50,7 +50,7 @@ enum { PAGER = 1, KEEPER = 2, BOTH = 3 };
 static const struct allowed allowed[] = {
 	{ SYS_read, 0, 0, 0, BOTH },
 	{ SYS_ioctl, 1, 0xff00, UFFDIO << 8, BOTH },
-	{ SYS_process_vm_readv, 0, ~0u, SELF, PAGER },
+	{ SYS_process_vm_writev, 0, ~0u, SELF, PAGER },
 	{ SYS_epoll_pwait, 0, 0, 0, PAGER },
 	{ SYS_pread64, 0, 0, 0, BOTH },
 	{ SYS_madvise, 0, 0, 0, PAGER },

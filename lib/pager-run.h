@@ -31,7 +31,9 @@
 #define WAITING 64u
 #define TRACKS 4u
 #define SCATTERED_TABLES 512u	/* counted apart */
-#define SCATTERED_MANY 16u	/* of a table: all of it is cheaper then */
+#define SCATTERED_MANY 16u	/* of a table: all of it is cheaper then, */
+#define SCATTERED_FEW 4u	/* ... where several tables were like that */
+#define SCATTERED_TABLES_FULL 4u
 
 /* How a process touches memory. */
 struct tracks {
@@ -41,6 +43,7 @@ struct tracks {
 	} at[TRACKS];
 	unsigned turn;
 	uint8_t scattered[SCATTERED_TABLES];	/* faults in a table, else */
+	unsigned full;		/* tables in which those were many */
 };
 
 /* Why a child cannot be served, which ends it when it touches that. */
@@ -151,7 +154,8 @@ struct pager {
 	uint64_t patience;		/* ... until then; CLOCK_MONOTONIC, ns */
 	struct tracks tracks;		/* of the program's writes */
 	struct pager_news news;
-	_Alignas(4096) char bounce[BOUNCE];	/* on the way to a child */
+	char *bounce;			/* on the way to a child; begins with a huge page */
+	char bounce_room[BOUNCE + TABLE_SIZE];
 	size_t bounced;			/* as much at most since there was nothing to do */
 	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
@@ -225,7 +229,8 @@ struct pager_area track_range(struct tracks *t, uintptr_t page);
  * -ESRCH: it has ended. What of it cannot be had is noted with the child. */
 long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len);
 
-/* Nothing is to be done for a while: memory for that goes. */
+/* First of all. Nothing is to be done for a while: memory for that goes. */
+void copies_begin(struct pager *p);
 void copies_rest(struct pager *p);
 
 /* --- pager-files.c: which descriptors are children's --------------------- */

@@ -124,6 +124,7 @@ void window(struct pager *p)
 	int ret;
 
 	p->left_count = 0;
+	p->tracks = (struct tracks){ 0 };
 	if (p->kids > p->most / 2)
 		kids_sweep(p);
 	ret = p->kids > p->most / 2 ? -EMFILE : open_window(p);

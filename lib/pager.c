@@ -222,6 +222,7 @@ static int main_of_pager(void *arg)
 	struct pager *p = arg;
 
 	p->self = sys_getpid();
+	copies_begin(p);
 	sys_name_thread("cowfork-pager");
 	sys_hurry();	/* whoever faults waits for it */
 	sys_new_session();

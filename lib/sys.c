@@ -303,16 +303,17 @@ int sys_is_zero(const void *at, size_t len)
 	return 1;
 }
 
-long sys_look_at_some(int self, void *to, const void *from, size_t len)
+long sys_fetch_some(int self, void *to, const void *from, size_t len)
 {
-	struct iovec local = { to, len }, remote = { (void *)(uintptr_t)from, len };
+	struct iovec local = { (void *)(uintptr_t)from, len }, remote = { to, len };
 
-	return CALL(SYS_process_vm_readv, self, &local, 1, &remote, 1, 0);
+	return CALL(SYS_process_vm_writev, self, &local, 1, &remote, 1, 0);
 }
 
 int sys_look(void *to, const void *from, size_t len)
 {
-	long n = sys_look_at_some(sys_getpid(), to, from, len);
+	struct iovec local = { to, len }, remote = { (void *)(uintptr_t)from, len };
+	long n = CALL(SYS_process_vm_readv, sys_getpid(), &local, 1, &remote, 1, 0);
 
 	if (n == (long)len)
 		return 0;

@@ -61,9 +61,12 @@ void sys_copy(void *to, const void *from, size_t len);
 void sys_zero(void *at, size_t len);
 int sys_is_zero(const void *at, size_t len);
 
+/* Copy what may not be there, to memory that is; how much, or -errno. As fast as memcpy(3) where
+ * that is a huge page, for the kernel looks up each page there, and not where it reads. */
+long sys_fetch_some(int self, void *to, const void *from, size_t len);
+
 /* Copy what may not be there; -EFAULT, or another -errno where the kernel has no such call
  * or a filter refuses it. */
-long sys_look_at_some(int self, void *to, const void *from, size_t len);	/* how much, -errno */
 int sys_look(void *to, const void *from, size_t len);
 
 /* Copy what a caller points at, or -EFAULT where it points at nothing. */
