@@ -211,7 +211,7 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 		kids_lose(p, start > a->end ? start : a->end, end);
 	if (p->shared->open && !parent_settles(p, SETTLE_MS))
 		area_left(p, start, end);
-	p->late |= start < a->start || end > a->end;
+	p->late = 1;
 	area_vacate(p, start, end);
 	area_dirty(p, start, end);
 }
