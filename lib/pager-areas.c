@@ -195,32 +195,60 @@ void area_dirty(struct pager *p, uintptr_t start, uintptr_t end)
 
 /* --- holes, and what left ------------------------------------------------ */
 
-/* Of too many it is all there is. */
-static void note(struct pager_area *list, unsigned *count, unsigned most, uintptr_t start,
-		 uintptr_t end)
+static int note(struct pager_area *list, unsigned *count, unsigned most, uintptr_t start,
+		uintptr_t end)
 {
 	for (struct pager_area *a = list; a < list + *count; a++)
 		if (start <= a->end && end >= a->start) {
 			a->start = start < a->start ? start : a->start;
 			a->end = end > a->end ? end : a->end;
-			return;
+			return 0;
 		}
-	if (*count == most) {
-		*count = 0;
-		start = 0;
-		end = UINTPTR_MAX;
-	}
+	if (*count == most)
+		return -ENOSPC;
 	list[(*count)++] = (struct pager_area){ start, end };
+	return 0;
+}
+
+/* The same, where it may be more: of too many it is all there is. */
+static void note_amply(struct pager_area *list, unsigned *count, unsigned most, uintptr_t start,
+		       uintptr_t end)
+{
+	if (note(list, count, most, start, end) == 0)
+		return;
+	list[0] = (struct pager_area){ 0, UINTPTR_MAX };
+	*count = 1;
 }
 
 void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	note(p->vacated, &p->vacated_count, VACATED, start, end);
+	note_amply(p->vacated, &p->vacated_count, HOLES, start, end);
 }
 
+/* Of too many nobody gets zeros. */
 void area_is_lazy(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	note(p->lazy, &p->lazy_count, VACATED, start, end);
+	p->lazy_full |= note(p->lazy, &p->lazy_count, HOLES, start, end) < 0;
+}
+
+int area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	return note(p->hollow, &p->hollow_count, HOLES, start, end);
+}
+
+int area_unfilled(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	return note(p->unfilled, &p->unfilled_count, HOLES, start, end);
+}
+
+void area_forked(struct pager *p)
+{
+	size_t size = p->unfilled_count * sizeof(p->unfilled[0]);
+
+	memcpy(p->hollow, p->unfilled, size);
+	memcpy(p->vacated, p->unfilled, size);
+	p->hollow_count = p->vacated_count = p->unfilled_count;
+	p->unfilled_count = 0;
 }
 
 static int is_in_list(const struct pager_area *list, unsigned count, uintptr_t start,
@@ -243,20 +271,56 @@ static size_t part_in_list(const struct pager_area *list, unsigned count, uintpt
 
 size_t area_hollow(const struct pager *p, uintptr_t start, size_t len)
 {
-	size_t vacated = part_in_list(p->vacated, p->vacated_count, start, len);
+	size_t hollow = part_in_list(p->hollow, p->hollow_count, start, len);
 	size_t lazy = part_in_list(p->lazy, p->lazy_count, start, len);
 
-	return vacated > lazy ? vacated : lazy;
+	return hollow > lazy ? hollow : lazy;
+}
+
+static uintptr_t next_in_list(const struct pager_area *list, unsigned count, uintptr_t start,
+			      uintptr_t end)
+{
+	for (const struct pager_area *a = list; a < list + count; a++)
+		if (a->end > start && a->start < end)
+			end = a->start > start ? a->start : start;
+	return end;
+}
+
+uintptr_t area_next_hollow(const struct pager *p, uintptr_t start, uintptr_t end)
+{
+	end = next_in_list(p->hollow, p->hollow_count, start, end);
+	return next_in_list(p->lazy, p->lazy_count, start, end);
 }
 
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return !is_in_list(p->vacated, p->vacated_count, start, end) &&
+	return !p->lazy_full && !is_in_list(p->vacated, p->vacated_count, start, end) &&
+	       !is_in_list(p->hollow, p->hollow_count, start, end) &&
 	       !is_in_list(p->lazy, p->lazy_count, start, end);
+}
+
+/* Of too many nobody gets zeros, as before. */
+static void move_in_list(struct pager_area *list, unsigned *count, uintptr_t from, uintptr_t to,
+			 size_t len)
+{
+	for (unsigned i = 0, n = *count; i < n; i++) {
+		uintptr_t start = list[i].start > from ? list[i].start : from;
+		uintptr_t end = list[i].end < from + len ? list[i].end : from + len;
+
+		if (start < end)
+			(void)note(list, count, HOLES, start - from + to, end - from + to);
+	}
+}
+
+void area_holes_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
+{
+	if (!area_is_solid(p, from, from + len))
+		area_vacate(p, to, to + len);
+	move_in_list(p->hollow, &p->hollow_count, from, to, len);
+	move_in_list(p->lazy, &p->lazy_count, from, to, len);
 }
 
 void area_left(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	if (p->shared->open)
-		note(p->left, &p->left_count, LEFT, start, end);
+	note_amply(p->left, &p->left_count, LEFT, start, end);
 }

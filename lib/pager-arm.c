@@ -12,9 +12,9 @@
  * A registration for missing pages stays (the kernel adds modes, and takes none away), so
  * the pager must never read a hole of the program's itself: it would wait for itself. So it
  * looks before it copies (pager-copy.c), and reads holes in a way that does not wait. They get
- * the zero page when memory is armed, and before each fork what was emptied since and is
- * remembered as vacated, unless it is much: so a hole that nobody told of is no zeros (a thread
- * that is killed in such a call empties memory untold). What the program gave to the kernel to
+ * the zero page when memory is armed, and before each fork where it was emptied since (vacated),
+ * unless it is much, which is noted (hollow). Any other hole is no zeros: a thread that is
+ * killed in such a call empties memory untold, and so does a guard. What the program gave to the kernel to
  * take when memory is short (MADV_FREE), of which nobody tells, may have holes at any time. For
  * that the registration comes as soon as holes are filled: nobody else would tell that those
  * are that come later.
@@ -22,7 +22,6 @@
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "compat.h"
@@ -144,38 +143,41 @@ int area_zero(struct pager *p, uintptr_t *start, uintptr_t end)
 }
 
 /* The same, where who reads a hole waits for the pager. It may have been emptied, and protected,
- * before an earlier fork. What is not filled stays vacated. */
+ * before an earlier fork, whose child gets zeros first. What is not filled children of the next
+ * fork get as zeros; none lacks anything else there. */
 static int zero(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	size_t n = end - start < p->fill_left ? end - start : p->fill_left;
 
-	p->fill_left -= n;
-	if (n) {
+	if (p->unfilled_count == HOLES)
+		n = end - start;
+	if (n && kids_give(p, start, start + n) == 0) {
+		uintptr_t from = start;
+
 		area_dirty(p, start, start + n);
 		(void)area_zero(p, &start, start + n);
+		p->fill_left -= start - from < p->fill_left ? start - from : p->fill_left;
 	}
-	if (start < end)
-		area_vacate(p, start, end);
+	if (start == end)
+		return 0;
+	kids_lose_solid(p, start, end);
+	(void)area_unfilled(p, start, end);
 	return 0;
 }
 
 /* No more than takes some milliseconds; the next fork fills on. */
 void area_fill(struct pager *p)
 {
-	struct pager_area vacated[VACATED];
-	unsigned count = p->vacated_count;
-
-	memcpy(vacated, p->vacated, count * sizeof(vacated[0]));
-	p->vacated_count = 0;
 	p->fill_left = FILL_MOST;
-	for (const struct pager_area *v = vacated; v < vacated + count; v++)
+	for (const struct pager_area *v = p->vacated; v < p->vacated + p->vacated_count; v++)
 		each_area(a) {
 			uintptr_t start = v->start > a->start ? v->start : a->start;
 			uintptr_t end = v->end < a->end ? v->end : a->end;
 
-			if (start < end && fill_holes(p, start, end, zero) < 0)
-				area_vacate(p, start, end);
+			if (start < end)
+				(void)fill_holes(p, start, end, zero);
 		}
+	area_forked(p);
 }
 
 /* --- arm and leave ------------------------------------------------------ */
@@ -291,7 +293,8 @@ void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
 
 			if (kids_leave(p, whole.start, whole.end) < 0)
 				kids_lose(p, whole.start, whole.end);
-			area_left(p, whole.start, whole.end);
+			if (p->shared->open)
+				area_left(p, whole.start, whole.end);
 			(void)area_remove(p, whole.start, whole.end);
 			area_make_plain(p, whole.start, start);
 			area_make_plain(p, end, whole.end);

@@ -450,6 +450,17 @@ void kids_lose(struct pager *p, uintptr_t start, uintptr_t end)
 			range_lose(k, part.start, part.end, LOST_UNMAPPED);
 }
 
+void kids_lose_solid(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	for (uintptr_t next; start < end; start = next) {
+		size_t hollow = area_hollow(p, start, end - start);
+
+		next = hollow ? start + hollow : area_next_hollow(p, start, end);
+		if (!hollow)
+			kids_lose(p, start, next);
+	}
+}
+
 static int lost_range(const struct kid *k, struct kid_range *ret_range)
 {
 	for (unsigned i = 0; i < k->count; i++)

@@ -26,7 +26,7 @@
 #define BOUNCE ((size_t)16 << 20)	/* as much as is worth some ms */
 #define CACHED ((size_t)256 << 10)	/* a cache's, and a page of any size */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
-#define VACATED 1024u
+#define HOLES 4096u		/* ranges of them, of each kind */
 #define LEFT 64u
 #define WAITING 64u
 #define TRACKS 4u
@@ -123,15 +123,20 @@ struct pager {
 	int mem, pagemap, fdinfo;	/* /proc/self/mem, .../pagemap, .../fdinfo/uffd */
 	struct pager_area dirty[DIRTY];
 	unsigned dirty_count;
-	struct pager_area vacated[VACATED];	/* where holes may be */
-	unsigned vacated_count;
-	size_t fill_left;		/* bytes of it that may be filled before this fork */
-	struct pager_area left[LEFT];	/* gone since the window opened: a child that is not
+	struct pager_area vacated[HOLES];	/* where holes may be */
+	struct pager_area hollow[HOLES];	/* ... and holes were at the last fork: who lacks
+					 * one gets zeros */
+	struct pager_area unfilled[HOLES];	/* the same, of the next fork */
+	struct pager_area lazy[HOLES];	/* of which the kernel may take pages, too */
+	unsigned vacated_count, hollow_count, unfilled_count, lazy_count;
+	int lazy_full;			/* or of anything else */
+	size_t fill_left;		/* bytes that may be filled before this fork */
+	struct pager_area left[LEFT];	/* gone since the window was to open: a child that is not
 					 * known yet may lack it */
 	unsigned left_count;
-	struct pager_area lazy[VACATED];	/* of which the kernel may take pages, too */
-	unsigned lazy_count;
-	int late;			/* a removal was told of, and when it is done nobody tells */
+	struct pager_area late[LEFT];	/* removals that were told of, the last ones: when one is
+					 * done nobody tells */
+	unsigned late_count;		/* as many since all were done */
 	int stale;			/* somebody got nothing of what is there: it may be what
 					 * was moved there, of which the next event tells */
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
@@ -189,6 +194,9 @@ void kids_complete(struct pager *p);
 
 /* What of [start, end) a child lacks is gone: it ends when it touches that. */
 void kids_lose(struct pager *p, uintptr_t start, uintptr_t end);
+
+/* ... but for holes that were there at the fork. */
+void kids_lose_solid(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* It lies at `to` now, write-protected still. */
 void kids_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
@@ -309,10 +317,20 @@ void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
 void area_is_lazy(struct pager *p, uintptr_t start, uintptr_t end);
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end);
 
-/* How much of a range may be holes, from its start on. */
-size_t area_hollow(const struct pager *p, uintptr_t start, size_t len);
+/* A fork finds it empty; that was the last one, or the next one is. -ENOSPC: it is not noted. */
+int area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end);
+int area_unfilled(struct pager *p, uintptr_t start, uintptr_t end);
+void area_forked(struct pager *p);	/* the next one is the last one now */
 
-/* It is gone, or emptied, while the window is open. */
+/* How much of a range may be holes that children get as zeros, from its start on; and where the
+ * first one begins: at the end, where none does. */
+size_t area_hollow(const struct pager *p, uintptr_t start, size_t len);
+uintptr_t area_next_hollow(const struct pager *p, uintptr_t start, uintptr_t end);
+
+/* What is known of holes is so where they moved to. */
+void area_holes_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len);
+
+/* The next child has lost it, for it may be gone, or emptied, by then. */
 void area_left(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* --- pager-arm.c: the program's memory ---------------------------------- */

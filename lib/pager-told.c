@@ -169,8 +169,7 @@ static int remapped(struct pager *p, const struct uffd_msg *m)
 
 	if (known)
 		areas_move(p, &moving);
-	if (!area_is_solid(p, from, from + len))	/* its holes moved too */
-		area_vacate(p, to, to + len);
+	area_holes_moved(p, from, to, len);
 	kids_lose(p, to, to + len);	/* what was there is gone, and may be told of later */
 	if (p->shared->open || !known || is_deep(&moving)) {
 		kids_lose(p, from, from + len);
@@ -178,8 +177,10 @@ static int remapped(struct pager *p, const struct uffd_msg *m)
 		kids_moved(p, from, to, len);
 		area_hand_over(p, to, to + len, kids_leave);
 	}
-	area_left(p, from, from + told);
-	area_left(p, to, to + len);	/* a fork since the move wipes it there */
+	if (p->shared->open) {
+		area_left(p, from, from + told);
+		area_left(p, to, to + len);	/* a fork since the move wipes it there */
+	}
 	area_make_plain(p, from, from + len);	/* it may have stayed: MREMAP_DONTUNMAP */
 	if (known)
 		area_make_plain(p, to, to + len);
@@ -199,6 +200,16 @@ int parent_settles(const struct pager *p, int ms)
 	return !uffd_memory_changes(p->uffd);
 }
 
+/* Before the fork or after it, nobody knows; or surely before, and children lack nothing else
+ * there. */
+static void emptied_in_window(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	if (!parent_settles(p, SETTLE_MS))
+		area_left(p, start, end);
+	kids_lose_solid(p, start, end);
+	(void)area_is_hollow(p, start, end);
+}
+
 /* It is let go on as soon as this was read; what it removes is there until then. What was
  * announced is some of it, where another thread removes something too. */
 static void removed(struct pager *p, uintptr_t start, uintptr_t end)
@@ -209,9 +220,9 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 		kids_lose(p, start, a->end && a->start < end ? a->start : end);
 	if (!p->prepared && end > a->end && a->end)
 		kids_lose(p, start > a->end ? start : a->end, end);
-	if (p->shared->open && !parent_settles(p, SETTLE_MS))
-		area_left(p, start, end);
-	p->late = 1;
+	if (p->shared->open)
+		emptied_in_window(p, start, end);
+	p->late[p->late_count++ % LEFT] = (struct pager_area){ start, end };
 	area_vacate(p, start, end);
 	area_dirty(p, start, end);
 }
@@ -219,6 +230,7 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 /* 1: the program forked. */
 int parent_told(struct pager *p, const struct uffd_msg *m)
 {
+	uintptr_t start = (uintptr_t)m->arg.remove.start, end = (uintptr_t)m->arg.remove.end;
 	struct kid *k;
 
 	switch (m->event) {
@@ -235,12 +247,13 @@ int parent_told(struct pager *p, const struct uffd_msg *m)
 		p->newest = k;
 		return 1;
 	case UFFD_EVENT_REMOVE:
-		removed(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
+		removed(p, start, end);
 		break;
 	case UFFD_EVENT_UNMAP:
-		kids_lose(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
-		area_left(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
-		area_gone(p, (uintptr_t)m->arg.remove.start, (uintptr_t)m->arg.remove.end);
+		kids_lose(p, start, end);
+		if (p->shared->open)
+			area_left(p, start, end);
+		area_gone(p, start, end);
 		break;
 	case UFFD_EVENT_REMAP:
 		return remapped(p, m);

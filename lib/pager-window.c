@@ -27,16 +27,19 @@
 
 static int open_window(struct pager *p)
 {
+	unsigned late = p->late_count < LEFT ? p->late_count : LEFT;
 	int ret = 0;
 
 	area_leave_growth(p);
-	if (p->late)	/* who removes something takes the lock of that memory next, ... */
-		(void)parent_settles(p, SETTLE_MS);
-	p->late = 0;
+	if (late && parent_settles(p, SETTLE_MS))
+		late = 0;	/* who removes something takes the lock of that memory next, ... */
+	p->late_count = 0;
 	each_area(a)	/* ... for which this waits */
 		if (ret == 0)
 			ret = sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
 	area_fill(p);
+	while (late--)	/* it may be done before that fork or after it */
+		area_left(p, p->late[late].start, p->late[late].end);
 	return ret < 0 ? ret : area_rearm(p);
 }
 

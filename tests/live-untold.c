@@ -19,91 +19,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "armed.h"
 #include "support.h"
 
-#define SIZE (8 * MIB)
-#define PAGES (SIZE / PAGE)
-#define KILLED (128 + SIGKILL)
 #define THREADS 4
-#define WRONG 3
-
-enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED };
-
-static char *const area = (char *)((uintptr_t)1 << 45);
-static char *const other = (char *)((uintptr_t)1 << 45) + 64 * MIB;
-static char *const far = (char *)((uintptr_t)1 << 45) + 8 * GIB;
-
-/* --- a beginning --------------------------------------------------------- */
-
-static int map(char *at, size_t size)
-{
-	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
-
-	return mmap(at, size, PROT_READ | PROT_WRITE, flags, -1, 0) == at;
-}
-
-/* Filled, and armed. */
-static int arm(char *at, size_t size, unsigned seed)
-{
-	const struct cow_options o = { sizeof(o), MIB, COW_ENGINE_IN_PLACE, COW_HUGE_NEVER,
-				       COW_THAW_AUTO, COW_ADOPT_NEVER };
-
-	NEED(cow_options_set(&o) == 0);
-	NEED(map(at, size));
-	fill(at, size, seed);
-	NEED(cow_adopt(at, size) == 0);
-	NEED(cow_region_state(at) == COW_STATE_ARMED);
-	return 0;
-}
-
-static int is_moved(char *from, size_t old, size_t len, int flags, char *to)
-{
-	return (char *)syscall(SYS_mremap, from, old, len, flags, to) == to;
-}
-
-static int does_nothing(void *arg)
-{
-	(void)arg;
-	return 0;
-}
-
-/* Some memory, page by page: every `step`-th was filled, and others were empty. */
-struct sight {
-	char *at;
-	size_t pages, step;
-};
-
-/* It may be killed before it has seen all, but nothing else than what was there. */
-static int sees(void *arg)
-{
-	const struct sight *s = arg;
-
-	for (size_t i = 0; i < s->pages; i++)
-		if (i % s->step ? !is_zero(s->at + i * PAGE, PAGE) : !is_page_filled(s->at, i, 1)) {
-			fprintf(stderr, "page %zu is not as it was\n", i);
-			return WRONG;
-		}
-	return 0;
-}
-
-static const struct sight all_of_it = { (char *)((uintptr_t)1 << 45), PAGES, 1 };
-
-/* 1: it was killed. */
-static int is_killed(struct reader *r)
-{
-	int answer = reader_ask(r), status;
-
-	ck_assert_int_ne(answer, WRONG);
-	if (answer == 0) {
-		ck_assert_int_eq(reader_end(r), 0);
-		return 0;
-	}
-	status = wait_for(r->pid);
-	close(r->ask);
-	close(r->answer);
-	ck_assert_int_eq(status, KILLED);
-	return 1;
-}
 
 /* --- onto armed memory --------------------------------------------------- */
 
@@ -204,7 +123,6 @@ END_TEST
 /* --- several at once ------------------------------------------------------ */
 
 #define PIECE (2 * MIB)
-#define STEP 100
 
 static pthread_barrier_t barrier;
 static char *piece[THREADS];
@@ -232,14 +150,6 @@ static int sees_pieces(void *arg)
 			return WRONG;
 	}
 	return 0;
-}
-
-/* Filled here and there, and empty in between. */
-static void empty(char *at, size_t size)
-{
-	ck_assert_int_eq(cow_madvise(at, size, MADV_DONTNEED), 0);
-	for (size_t p = 0; p < size / PAGE; p += STEP)
-		fill_page(at, p, 1);
 }
 
 static void round_of_moves(void)
@@ -368,162 +278,7 @@ START_TEST(emptied_beside_a_reader)
 }
 END_TEST
 
-/* --- threads that are killed in it ------------------------------------------ */
-
-struct ends {
-	int go, say;
-};
-
-/* More than is filled before one fork. */
-#define EMPTIED (9 * SIZE)
-
-/* A child of a program that is gone. */
-static void outlives(const struct ends *e)
-{
-	const struct sight s = { area, EMPTIED / PAGE, STEP };
-	char c;
-
-	(void)!read(e->go, &c, 1);
-	usleep(20000);
-	c = (char)sees((void *)&s);
-	_exit(write(e->say, &c, 1) != 1);
-}
-
-/* Whoever is killed in the call is not waited for until that was told. */
-static int is_killed_emptying(unsigned us, int go[2], int say)
-{
-	NEED(arm(area, EMPTIED, 1) == 0);
-	NEED(in_child(does_nothing, NULL) == 0);
-	NEED((us % 2 ? cow_madvise(area, EMPTIED, MADV_DONTNEED)
-		     : (int)syscall(SYS_madvise, area, EMPTIED, MADV_DONTNEED)) == 0);
-	for (size_t p = 0; p < EMPTIED / PAGE; p += STEP)
-		fill_page(area, p, 1);
-	if (cow_fork() == 0) {
-		close(go[1]);
-		outlives(&(struct ends){ go[0], say });
-	}
-	signal(SIGALRM, SIG_DFL);
-	ualarm(us, 0);
-	syscall(SYS_madvise, area, EMPTIED, MADV_DONTNEED);
-	for (;;)
-		pause();
-}
-
-START_TEST(killed_while_it_empties)
-{
-	for (unsigned round = 0; round < 20; round++) {
-		int go[2], say[2];
-		char c = 0;
-		pid_t pid;
-
-		ck_assert(pipe(go) == 0 && pipe(say) == 0);
-		pid = fork();
-		if (pid == 0) {
-			close(say[0]);
-			_exit(is_killed_emptying(100 + round * 121, go, say[1]));
-		}
-		close(go[1]);
-		close(say[1]);
-		ck_assert_int_eq(wait_for(pid), 128 + SIGALRM);
-		(void)!read(say[0], &c, 1);	/* or it was killed */
-		ck_assert_int_eq(c, 0);
-		close(go[0]);
-		close(say[0]);
-	}
-}
-END_TEST
-
-/* --- what is there, and what is not ------------------------------------------ */
-
-/* A page that the program has written since, and a child that outlives it: it lacks the rest. */
-static int writes_and_ends(int go[2], int say)
-{
-	struct sight s = { area, PAGES, 1 };
-	char c = 0;
-
-	NEED(arm(area, SIZE, 1) == 0);
-	if (cow_fork() == 0) {
-		close(go[1]);
-		(void)!read(go[0], &c, 1);
-		usleep(100000);		/* until the pager knows */
-		c = sees(&s) ? 'w' : 'r';
-		_exit(write(say, &c, 1) != 1);
-	}
-	for (size_t p = 100; p < PAGES; p += 43)
-		area[p * PAGE] = 7;
-	_exit(0);
-}
-
-START_TEST(outlives_who_wrote)
-{
-	int go[2], say[2];
-	char c = 0;
-	pid_t pid;
-
-	ck_assert(pipe(go) == 0 && pipe(say) == 0);
-	pid = fork();
-	if (pid == 0)
-		_exit(writes_and_ends(go, say[1]));
-	close(go[1]);
-	close(say[1]);
-	ck_assert_int_eq(wait_for(pid), 0);
-	ck_assert_int_eq((int)read(say[0], &c, 1), 1);
-	ck_assert_int_eq(c, 'r');
-	close(go[0]);
-	close(say[0]);
-}
-END_TEST
-
-static int sees_zeros(void *arg)
-{
-	(void)arg;
-	NEED(is_zero(area, SIZE / 2));
-	return 0;
-}
-
-/* What could not be filled before one fork, of several mappings, is before the next. */
-START_TEST(filled_later)
-{
-	struct reader r;
-
-	ck_assert_int_eq(arm(area, SIZE, 1), 0);
-	ck_assert_int_eq(mprotect(area + SIZE / 4, PAGE, PROT_READ), 0);
-	ck_assert_int_eq(cow_madvise(area, SIZE / 2, MADV_DONTNEED), 0);
-	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
-	ck_assert_int_eq(mprotect(area + SIZE / 4, PAGE, PROT_READ | PROT_WRITE), 0);
-	r = reader_start(sees_zeros, NULL);
-	fill(area, SIZE / 2, 5);
-	ck_assert_int_eq(is_killed(&r), 0);
-}
-END_TEST
-
-static int reads_all(void *arg)
-{
-	(void)arg;
-	for (size_t p = 0; p < PAGES; p++)
-		(void)*(volatile char *)(area + p * PAGE);
-	return 0;
-}
-
-/* Nobody tells when the kernel takes what it was given; by a raw call, nobody knows that it may,
- * and such a hole is no zeros. */
-START_TEST(taken_after_a_fork)
-{
-	struct reader r;
-	int status;
-
-	ck_assert_int_eq(arm(area, SIZE, 1), 0);
-	ck_assert_int_eq(_i ? cow_madvise(area, SIZE / 2, MADV_FREE)
-			    : (int)syscall(SYS_madvise, area, SIZE / 2, MADV_FREE), 0);
-	ck_assert_int_eq(in_child(does_nothing, NULL), 0);
-	(void)!madvise(area, SIZE / 2, MADV_PAGEOUT);
-	r = reader_start(does_nothing, NULL);
-	status = in_child(reads_all, NULL);
-	ck_assert(status == 0 || (!_i && status == KILLED));
-	ck_assert_int_eq(is_killed(&r), 0);
-	ck_assert_uint_eq(stats().native[COW_REASON_PAGER], 0);
-}
-END_TEST
+/* --- and others run, or do the same ---------------------------------------------- */
 
 static void *runs(void *arg)
 {
@@ -713,21 +468,14 @@ END_TEST
 int main(void)
 {
 	const TTest *const twice[] = { armed_memory, locked_memory_that_grows,
-				       faults_beside_an_event, taken_after_a_fork,
-				       emptied_beside_a_move };
+				       faults_beside_an_event, emptied_beside_a_move };
 	const TTest *const once[] = { a_file, moves, moved_and_unmapped, emptied_after_it_was_written,
-				      emptied_beside_a_reader, killed_while_it_empties,
-				      outlives_who_wrote, filled_later,
-				      emptied_beside_the_busy, removed_on_and_on,
-				      moved_to_where_room_was_made, pager_lost_in_a_move };
-	struct cow_facilities f = { .size = sizeof(f) };
+				      emptied_beside_a_reader, emptied_beside_the_busy,
+				      removed_on_and_on, moved_to_where_room_was_made,
+				      pager_lost_in_a_move };
 	Suite *s = suite_create("untold");
 
-	if (cow_facilities(&f) < 0 || !f.in_place) {
-		printf("skip: no userfaultfd that tells of forks\n");
-		return 77;
-	}
 	support_add(s, "in two ways", 20, twice, COUNT(twice), 2);
 	support_add(s, "once", 20, once, COUNT(once), 1);
-	return support_run(s);
+	return armed_run(s);
 }
