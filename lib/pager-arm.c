@@ -14,10 +14,10 @@
  * looks before it copies (pager-copy.c), and reads holes in a way that does not wait. They get
  * the zero page when memory is armed, and before each fork where it was emptied since (vacated),
  * unless it is much, which is noted (hollow). Any other hole is no zeros: a thread that is
- * killed in such a call empties memory untold, and so does a guard. What the program gave to the kernel to
- * take when memory is short (MADV_FREE), of which nobody tells, may have holes at any time. For
- * that the registration comes as soon as holes are filled: nobody else would tell that those
- * are that come later.
+ * killed in such a call empties memory untold, and so does a guard. What the program gave to
+ * the kernel to take when memory is short (MADV_FREE), of which nobody tells, may have holes at
+ * any time. For that the registration comes as soon as holes are filled: nobody else would tell
+ * that those are that come later.
  *
  * SPDX-License-Identifier: MIT
  */

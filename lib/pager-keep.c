@@ -238,6 +238,8 @@ static long reply(const struct keeper_question *q)
 	case KEEPER_MOVES:
 	case KEEPER_MOVES_AWAY:
 		return movers_concern(q);
+	case KEEPER_WAITS:
+		return movers_wait(q);
 	case KEEPER_KILL_UNMAPPED:
 		end_child(q->uffd, q->tid, q->page, unmapped);
 		return 0;

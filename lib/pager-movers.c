@@ -23,6 +23,7 @@
 #define UNSEEN 256u		/* threads that run at once */
 #define LOOK_MS 500u		/* until they are seen */
 #define QUICK_LOOKS 4u		/* ... each ms, but for the first ones */
+#define EVENT "userfaultfd_event_wait_completion"
 #define RUN_NS 1000000u		/* a thousand times what is left of such a call */
 
 struct unseen {
@@ -68,7 +69,7 @@ static int see(struct movers *m, int tid)
 {
 	uint64_t args[6];
 	long call = procfs_call_of(tid, args);
-	int waits = procfs_sleeps_in(tid, "userfaultfd_event_wait_completion");
+	int waits = procfs_sleeps_in(tid, EVENT);
 
 	if (call == SYS_mremap && waits && args[0] == m->of->page && !(args[3] & MREMAP_DONTUNMAP))
 		return 1;
@@ -133,4 +134,18 @@ int movers_concern(const struct keeper_question *q)
 		look_again(&m);
 	}
 	return m.count || is_concerned(&m);
+}
+
+static int is_waiting(void *arg, int tid)
+{
+	const struct keeper_question *q = arg;
+
+	return tid != q->but && procfs_sleeps_in(tid, EVENT);
+}
+
+int movers_wait(const struct keeper_question *q)
+{
+	struct keeper_question copy = *q;
+
+	return procfs_each_thread(q->tid, is_waiting, &copy);
 }

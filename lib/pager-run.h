@@ -103,6 +103,7 @@ struct pager {
 	enum pager_op op;
 	uintptr_t start, end;
 	int asker;			/* thread id */
+	int alone;			/* the process has no other */
 	atomic_uint answered;
 	int answer;
 	uintptr_t bell_page;
@@ -364,6 +365,9 @@ void area_leave_growth(struct pager *p);
 int parent_event(struct pager *p);
 void parent_wake(struct pager *p);	/* who was to wait for an event */
 
+/* Read one in the window, if there is any; children that are known lack nothing that it removes. */
+int parent_read(struct pager *p, struct uffd_msg *ret_msg);
+
 /* Is nothing to be told any more? Looked at LOOKS times at once, and every ms. */
 #define LOOKS 100
 #define SETTLE_MS 5	/* in which whose call was told of goes on */
@@ -391,6 +395,7 @@ enum keeper_op {
 	KEEPER_MOVES,		/* has a thread of a process moved memory there, and waits for the
 				 * pager to read that? Not who moves that page. -errno: who knows */
 	KEEPER_MOVES_AWAY,	/* ... there, or from there? */
+	KEEPER_WAITS,		/* does a thread wait for the pager to read an event, but that one? */
 	KEEPER_KILL_UNMAPPED,	/* end its process, which lacks a page of a userfaultfd's, and */
 	KEEPER_KILL_UNREADABLE,	/* ... say why on its standard error */
 	KEEPER_LEAVE,		/* (for keeper_end() alone) */
@@ -398,7 +403,7 @@ enum keeper_op {
 
 struct keeper_question {
 	enum keeper_op op;
-	int tid, uffd;
+	int tid, but, uffd;
 	uintptr_t page;
 	uintptr_t start, end;
 };
@@ -414,6 +419,9 @@ long keeper_ask(const struct pager *p, const struct keeper_question *q);
 
 /* The keeper's answer to KEEPER_MOVES and KEEPER_MOVES_AWAY. */
 int movers_concern(const struct keeper_question *q);
+
+/* ... and to KEEPER_WAITS, as far as that is seen at once. */
+int movers_wait(const struct keeper_question *q);
 
 /* --- pager-jail.c ------------------------------------------------------- */
 

@@ -271,12 +271,41 @@ static int fault_comes(const struct pager *p)
 	       strstr(text, "pending:\t") && !strstr(text, "pending:\t0\n");
 }
 
+/* While a question is answered, one is about to tell of who asked, or of a fork. Who else waits may
+ * be about to remove something. */
+static int others_wait(const struct pager *p)
+{
+	const struct keeper_question q = {
+		.op = KEEPER_WAITS, .tid = p->parent, .but = p->asker,
+	};
+
+	return !p->alone && keeper_ask(p, &q) != 0;
+}
+
 /* A removal goes on when it has been read: whoever lacks something gets all of it before, but
  * for holes, of which a removal makes nothing else. So nothing is read that came after the
- * look. They get the holes when it is over, or the next event would find all of that open. */
+ * look. */
+static void prepare(struct pager *p)
+{
+	p->stale = 0;
+	kids_complete(p);
+	p->prepared = !p->stale;
+}
+
+int parent_read(struct pager *p, struct uffd_msg *ret_msg)
+{
+	p->prepared = 0;
+	if (!something_comes(p))
+		return 0;
+	if (kids_lack(p) && !fault_comes(p) && others_wait(p))
+		prepare(p);
+	return uffd_read(p->uffd, ret_msg);
+}
+
+/* They get the holes when it is over, or the next event would find all of that open. */
 int parent_event(struct pager *p)
 {
-	int lack = !p->shared->open && !p->announced.end && kids_lack(p), outer = p->prepared;
+	int lack = !p->shared->open && kids_lack(p), outer = p->prepared;
 	struct uffd_msg m;
 	int tried;
 
@@ -285,12 +314,10 @@ int parent_event(struct pager *p)
 		return 0;
 	}
 	p->prepared = 0;
-	tried = lack && (!fault_comes(p) || uffd_memory_changes(p->uffd));
-	if (tried) {
-		p->stale = 0;
-		kids_complete(p);
-		p->prepared = !p->stale;
-	}
+	tried = lack && (!fault_comes(p) || uffd_memory_changes(p->uffd)) &&
+		(!p->announced.end || others_wait(p));
+	if (tried)
+		prepare(p);
 	if (!uffd_read(p->uffd, &m)) {
 		parent_wake(p);
 		p->prepared = outer;

@@ -117,8 +117,9 @@ static void wait_for_fork(struct pager *p)
 				return;
 			lose_patience(p);
 		}
-		if (uffd_read(p->uffd, &m))
+		if (parent_read(p, &m))
 			forked = parent_told(p, &m);
+		p->prepared = 0;
 	}
 }
 

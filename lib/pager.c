@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/single_threaded.h>
 
 #include "compat.h"
 #include "cowfork.h"
@@ -457,6 +458,7 @@ int pager_ask(enum pager_op op, uintptr_t start, uintptr_t end)
 	p->start = start;
 	p->end = end;
 	p->asker = sys_gettid();
+	p->alone = __libc_single_threaded;
 	p->asked++;
 	lift_bell(p->bell_page);
 	(void)*(volatile char *)p->bell_page;

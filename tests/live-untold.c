@@ -338,6 +338,43 @@ START_TEST(emptied_beside_a_move)
 }
 END_TEST
 
+static void *empties_later(void *arg)
+{
+	(void)arg;
+	pthread_barrier_wait(&barrier);
+	for (volatile int i = rand() % 400000; i; i--)
+		;
+	return (void *)(intptr_t)(syscall(SYS_madvise, area + SIZE / 2, SIZE / 2,
+					  MADV_DONTNEED) == 0);
+}
+
+/* ... as another does by name, or while it forks: who has been made before lacks nothing. Whoever
+ * is woken in the very moment of the look is not seen. */
+START_TEST(emptied_beside_a_named_call)
+{
+	int killed = 0;
+
+	for (int round = 0; round < 40; round++) {
+		pthread_t thread;
+		struct reader r;
+
+		ck_assert_int_eq(arm(area, SIZE, 1), 0);
+		r = reader_start(sees, (void *)&all_of_it);
+		pthread_barrier_init(&barrier, NULL, 2);
+		ck_assert_int_eq(pthread_create(&thread, NULL, empties_later, NULL), 0);
+		pthread_barrier_wait(&barrier);
+		if (_i)
+			ck_assert_int_eq(cow_madvise(area, SIZE / 4, MADV_DONTNEED), 0);
+		else
+			ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+		pthread_join(thread, NULL);
+		killed += is_killed(&r);
+		ck_assert_int_eq(cow_munmap(area, SIZE), 0);
+	}
+	ck_assert_int_le(killed, 10);
+}
+END_TEST
+
 static void *removes_on_and_on(void *arg)
 {
 	char *at = other + (size_t)(intptr_t)arg * PIECE;
@@ -468,7 +505,8 @@ END_TEST
 int main(void)
 {
 	const TTest *const twice[] = { armed_memory, locked_memory_that_grows,
-				       faults_beside_an_event, emptied_beside_a_move };
+				       faults_beside_an_event, emptied_beside_a_move,
+				       emptied_beside_a_named_call };
 	const TTest *const once[] = { a_file, moves, moved_and_unmapped, emptied_after_it_was_written,
 				      emptied_beside_a_reader, emptied_beside_the_busy,
 				      removed_on_and_on, moved_to_where_room_was_made,
