@@ -66,6 +66,8 @@ static int why_not(const struct adopt_what *what, struct candidates *ret_found)
 
 	if (why)
 		return why;
+	if (sys_memory_merges())
+		return COW_REASON_CALL;
 	if (memory_may_be_pinned())
 		return COW_REASON_PINNED;
 	if (process.lock_future)
@@ -227,36 +229,40 @@ static void give_up(enum cow_reason why)
 
 /* A child has what it lacked when the pager answers, unless there is no memory. What it
  * lacks and nobody can give any more keeps the pager here: it is asked again at each fork. */
-static void part(void)
+static void end(enum cow_reason why)
 {
 	int again = process.life->pager.reason != 0, ret;
 	uint64_t bytes = in_place_bytes();
 
 	if (!process.life->pager.it)
 		return;
-	ret = pager_end(COW_REASON_PRIVILEGES);
+	ret = pager_end(why);
 	if (again || ret == -EPIPE)
 		return;
-	log_line(ret < 0 ? COW_LOG_WARN : COW_LOG_INFO, "in place: %s%s",
-		 cow_reason_string(COW_REASON_PRIVILEGES),
+	log_line(ret < 0 ? COW_LOG_WARN : COW_LOG_INFO, "in place: %s%s", cow_reason_string(why),
 		 ret < 0 ? "; it stays until a child has ended that cannot be served" : "");
-	process_native(COW_REASON_PRIVILEGES);
-	process.life->stats.adopt_reason = COW_REASON_PRIVILEGES;
+	process_native(why);
+	process.life->stats.adopt_reason = (uint64_t)why;
 	adopt_when_given_back(bytes);
 }
 
-int in_place_part(void)
+int in_place_end(enum cow_reason why)
 {
 	int error = errno;
 
 	if (process_borrowed())
 		return 0;
 	process_lock();
-	part();
+	end(why);
 	atomic_fetch_add(&process.life->parting, 1);
 	process_unlock();
 	errno = error;
 	return sys_getpid();
+}
+
+int in_place_part(void)
+{
+	return in_place_end(COW_REASON_PRIVILEGES);
 }
 
 /* Another's: a handler has forked meanwhile. */
@@ -278,11 +284,15 @@ static int open_window(void)
 	int ret;
 
 	if (process.life->pager.reason)
-		part();
+		end((enum cow_reason)process.life->pager.reason);
 	if (!in_place_bytes() && !pager_moves())
 		return 0;
 	if (memory_may_be_pinned()) {	/* a device does not wait */
 		give_up(COW_REASON_PINNED);
+		return 0;
+	}
+	if (sys_memory_merges()) {
+		give_up(COW_REASON_CALL);
 		return 0;
 	}
 	if (is_dear()) {

@@ -15,6 +15,7 @@
 
 #define PAGEMAP_PRESENT ((uint64_t)1 << 63)	/* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
+#define PAGEMAP_FILE ((uint64_t)1 << 61)	/* or shared */
 #define PAGEMAP_PROTECTED ((uint64_t)1 << 57)	/* by a userfaultfd */
 
 /* Something is about to be told: what a child lacks may lie elsewhere by now, or nowhere, and
@@ -27,7 +28,7 @@ static int is_unsure(const struct pager *p)
 static int is_there(uint64_t entry, int strictly)
 {
 	return entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED) &&
-	       (!strictly || entry & PAGEMAP_PROTECTED);
+	       (!strictly || (entry & PAGEMAP_PROTECTED && !(entry & PAGEMAP_FILE)));
 }
 
 /* ... and so is what was moved there, armed as well (MREMAP_FIXED), until that is told: who moves

@@ -497,6 +497,15 @@ void sys_name_thread(const char *name)
 	CALL(SYS_prctl, PR_SET_NAME, name);
 }
 
+#ifndef PR_GET_MEMORY_MERGE	/* Linux 6.4 */
+#define PR_GET_MEMORY_MERGE 68
+#endif
+
+int sys_memory_merges(void)
+{
+	return CALL(SYS_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1;
+}
+
 void sys_hurry(void)
 {
 	CALL(SYS_setpriority, PRIO_PROCESS, 0, HURRY);

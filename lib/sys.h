@@ -83,6 +83,9 @@ int sys_robust_list(int tid, uintptr_t *ret_head);
 int sys_gettid(void);
 int sys_thread_lives(int tid);	/* of this process */
 void sys_name_thread(const char *name);
+
+/* Does the kernel merge equal pages of this process's (ksm_any(8), PR_SET_MEMORY_MERGE)? */
+int sys_memory_merges(void);
 void sys_hurry(void);			/* this thread runs ahead of others, if it may */
 
 /* Is the kernel's version at least this? */

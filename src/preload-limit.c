@@ -63,6 +63,10 @@ INTERPOSED int setrlimit(__rlimit_resource_t resource, const struct rlimit *new)
 	return limit_by(0, (int)resource, (const struct rlimit64 *)new, NULL);
 }
 
+#ifndef PR_SET_MEMORY_MERGE	/* Linux 6.4 */
+#define PR_SET_MEMORY_MERGE 67
+#endif
+
 /* PR_SET_NO_NEW_PRIVS is what comes before a filter, and all that libseccomp does
  * by prctl(2). New memory then stays native: a call that the filter kills for must
  * not be tried. */
@@ -78,6 +82,8 @@ INTERPOSED int prctl(int option, ...)
 	va_end(args);
 	if (option == PR_CAPBSET_DROP || option == PR_SET_SECUREBITS)
 		parting = in_place_part();
+	if (option == PR_SET_MEMORY_MERGE)	/* that takes the protection away (mm/ksm.c) */
+		parting = in_place_end(COW_REASON_CALL);
 	if ((option == PR_SET_NO_NEW_PRIVS || option == PR_SET_SECCOMP) &&
 	    !process_borrowed()) {
 		mover_stop();	/* a filter may be for its system calls too */

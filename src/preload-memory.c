@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -82,6 +83,23 @@ INTERPOSED int mlockall(int flags)
 INTERPOSED int munlockall(void)
 {
 	return cow_munlockall();
+}
+
+/* The kernel tells nobody what that replaces (ipc/shm.c, do_shmat). */
+INTERPOSED void *shmat(int id, const void *addr, int flags)
+{
+	uintptr_t start = (uintptr_t)addr - (uintptr_t)addr % (uintptr_t)SHMLBA;
+	struct shmid_ds ds = { .shm_segsz = 0 };
+	int error = errno, held = 0;
+	long at;
+
+	if (flags & SHM_REMAP && addr)
+		held = in_place_leave(start, shmctl(id, IPC_STAT, &ds) < 0 ? UINTPTR_MAX - start
+									  : ds.shm_segsz);
+	errno = error;
+	at = syscall(SYS_shmat, id, addr, flags);
+	in_place_left(held);
+	return (void *)at;
 }
 
 void preload_detach(void *addr, size_t len)

@@ -3,7 +3,7 @@
  * nothing of the library. A child lives meanwhile that has not yet touched what it shares
  * with its parent.
  *
- * Use: parting PAGERS uid|caps|nnp|filter|chroot|newuser|fsuid|bound|files
+ * Use: parting PAGERS uid|caps|nnp|filter|chroot|newuser|fsuid|bound|merge|files
  * PAGERS: how many of the library's processes there must be before; none afterwards, but for
  * files.
  *
@@ -169,6 +169,16 @@ static int part_bound(void)
 	return prctl(PR_CAPBSET_DROP, (unsigned long)CAP_SYS_TIME, 0UL, 0UL, 0UL);
 }
 
+#ifndef PR_SET_MEMORY_MERGE	/* Linux 6.4 */
+#define PR_SET_MEMORY_MERGE 67
+#endif
+
+/* EINVAL: not with this kernel, which nobody asks before. */
+static int part_merge(void)
+{
+	return prctl(PR_SET_MEMORY_MERGE, 1UL, 0UL, 0UL, 0UL) && errno != EINVAL;
+}
+
 /* Nothing is given up by that: the engine goes on. */
 static int part_files(void)
 {
@@ -181,7 +191,8 @@ static const struct way {
 } ways[] = {
 	{ "uid", part_uid }, { "caps", part_caps }, { "nnp", part_nnp },
 	{ "filter", part_filter }, { "chroot", part_chroot }, { "newuser", part_newuser },
-	{ "fsuid", part_fsuid }, { "bound", part_bound }, { "files", part_files },
+	{ "fsuid", part_fsuid }, { "bound", part_bound }, { "merge", part_merge },
+	{ "files", part_files },
 };
 
 int main(int argc, char **argv)

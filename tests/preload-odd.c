@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -758,6 +759,30 @@ static int remap_after_dontneed(void)
 	return 0;
 }
 
+/* A child found the segment that its parent attached over memory: the kernel tells nobody. */
+static int attach_over_memory(void)
+{
+	int id = shmget(IPC_PRIVATE, SIZE / 2, IPC_CREAT | 0600), ask[2], status;
+	unsigned seed = 1;
+	pid_t pid;
+	char c;
+
+	make_area(seed);
+	for (int i = 0; i < 3; i++)
+		NEED(in_child(NULL, NULL) == 0);
+	NEED(id >= 0 && pipe(ask) == 0);
+	pid = fork();
+	if (pid == 0)
+		_exit(read(ask[0], &c, 1) != 1 || area_is_right(&seed));
+	NEED(shmat(id, area + SIZE / 4, SHM_REMAP) == area + SIZE / 4);
+	shmctl(id, IPC_RMID, NULL);
+	fill(area, SIZE, 2);
+	NEED(write(ask[1], &c, 1) == 1);
+	NEED(waitpid(pid, &status, 0) == pid && status == 0);
+	NEED(is_filled(area, SIZE, 2));
+	return 0;
+}
+
 static int wait_for_a_signal(void *arg)
 {
 	pause();
@@ -1151,6 +1176,7 @@ static const struct odd {
 	int (*run)(void);
 	int preload_only;
 } cases[] = {
+	{ "attach-over-memory", attach_over_memory, 1 },
 	{ "destroy-what-was-cut", destroy_what_was_cut, 1 },
 	{ "facilities-are-lost", facilities_are_lost, 0 },
 	{ "first-thread-leaves", first_thread_leaves, 0 },

@@ -12,7 +12,7 @@ part=${top_builddir:-.}/tests/parting
 pagers=1 status=0
 "$run" --explain | grep -q '^NO .*tells of forks' && pagers=0
 
-for way in uid caps nnp filter chroot newuser fsuid bound files; do
+for way in uid caps nnp filter chroot newuser fsuid bound merge files; do
 	"$part" 0 $way || { echo "FAIL: $way without the runtime"; status=1; }
 	"$run" --engine=in-place --adopt=first --min-size=1M "$part" $pagers $way ||
 		{ echo "FAIL: $way in place"; status=1; }
