@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -91,6 +92,17 @@ static long map_shared(struct cell *c)
 {
 	return syscall(SYS_mmap, c->area + PART, PART_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED |
 		       MAP_ANONYMOUS | MAP_FIXED, -1, 0L) < 0 ? -errno : 0;
+}
+
+/* The kernel tells nobody what that replaces. */
+static long attach(struct cell *c)
+{
+	int id = shmget(IPC_PRIVATE, PART_SIZE, IPC_CREAT | 0600);
+	long at = syscall(SYS_shmat, id, c->area + PART, SHM_REMAP);
+	int error = errno;
+
+	shmctl(id, IPC_RMID, NULL);
+	return at == -1 ? -error : 0;
 }
 
 static long seal(struct cell *c)
@@ -466,6 +478,7 @@ const struct call calls[] = {
 	{ "mmap fixed", map_fixed, NULL, NULL, FREES, NULL },
 	{ "mmap none", map_none, NULL, protect_back, FREES, NULL },
 	{ "mmap shared", map_shared, NULL, NULL, FREES, NULL },
+	{ "shmat", attach, NULL, NULL, FREES, NULL },
 	{ "mmap behind", map_behind, NULL, NULL, 0, NULL },
 	{ "munmap", unmap, NULL, map_fixed, FREES, NULL },
 	{ "munmap all", unmap_all, NULL, NULL, FREES, NULL },
