@@ -146,7 +146,7 @@ struct pager {
 					 * served just now */
 	const struct moving *_Atomic moving;	/* the program asks, too */
 	struct pager_area waits;	/* who of the program faulted, and an event comes before */
-	uint64_t refused;		/* ... since then for all of them; CLOCK_MONOTONIC, ns */
+	uint64_t refused, refused_last;	/* ... since then for all of them; CLOCK_MONOTONIC, ns */
 	int leaving;			/* one of them gets plain memory */
 	unsigned kids, top, born;	/* how many, above the last, ever */
 	unsigned most;			/* that there can be */

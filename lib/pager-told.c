@@ -78,13 +78,21 @@ void parent_wake(struct pager *p)
 	waiting_wake(p->uffd, &p->waits);
 }
 
+/* Once and again for so long. */
 static int is_starved(struct pager *p, int ret)
 {
-	if (ret != -EAGAIN)
+	const uint64_t most = REFUSED_MS * 1000000u;
+	uint64_t now;
+
+	if (ret != -EAGAIN) {
 		p->refused = 0;
-	else if (!p->refused)
-		p->refused = sys_now_ns();
-	return p->refused && sys_now_ns() - p->refused > REFUSED_MS * 1000000u;
+		return 0;
+	}
+	now = sys_now_ns();
+	if (!p->refused || now - p->refused_last > most)
+		p->refused = now;
+	p->refused_last = now;
+	return now - p->refused > most;
 }
 
 /* Of threads that remove on and on one is always about to be told of, and the kernel changes no
