@@ -269,10 +269,17 @@ static size_t part_in_list(const struct pager_area *list, unsigned count, uintpt
 	return 0;
 }
 
+/* When the program has ended, a thread of its that was killed may have emptied that instead of the
+ * kernel, and nobody told. */
+static unsigned lazy_count(const struct pager *p)
+{
+	return p->has_ended ? 0 : p->lazy_count;
+}
+
 size_t area_hollow(const struct pager *p, uintptr_t start, size_t len)
 {
 	size_t hollow = part_in_list(p->hollow, p->hollow_count, start, len);
-	size_t lazy = part_in_list(p->lazy, p->lazy_count, start, len);
+	size_t lazy = part_in_list(p->lazy, lazy_count(p), start, len);
 
 	return hollow > lazy ? hollow : lazy;
 }
@@ -289,7 +296,7 @@ static uintptr_t next_in_list(const struct pager_area *list, unsigned count, uin
 uintptr_t area_next_hollow(const struct pager *p, uintptr_t start, uintptr_t end)
 {
 	end = next_in_list(p->hollow, p->hollow_count, start, end);
-	return next_in_list(p->lazy, p->lazy_count, start, end);
+	return next_in_list(p->lazy, lazy_count(p), start, end);
 }
 
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end)

@@ -175,8 +175,11 @@ static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, in
 static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 		     size_t *ret_done)
 {
-	size_t hollow = holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len)));
+	size_t hollow;
 
+	/* that is told a moment later; nobody but the pager ends a wait to be read otherwise */
+	p->has_ended |= sys_alone_in_mm() || (p->preparing && !is_unsure(p));
+	hollow = holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len)));
 	if (is_unsure(p) && (!hollow || is_moved(p, KEEPER_MOVES_AWAY, from, hollow)))
 		return -EBUSY;
 	return hollow ? hand_out(p, k, to, hollow, 1, ret_done) : -EIO;

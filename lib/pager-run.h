@@ -141,6 +141,7 @@ struct pager {
 	int stale;			/* somebody got nothing of what is there: it may be what
 					 * was moved there, of which the next event tells */
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
+	int preparing;			/* an event waits to be read */
 	int prepared;			/* children have what is there, whatever is read next */
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
 					 * served just now */

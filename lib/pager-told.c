@@ -296,7 +296,9 @@ static int others_wait(const struct pager *p)
 static void prepare(struct pager *p)
 {
 	p->stale = 0;
+	p->preparing = uffd_memory_changes(p->uffd);
 	kids_complete(p);
+	p->preparing = 0;
 	p->prepared = !p->stale;
 }
 

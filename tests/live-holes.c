@@ -46,6 +46,7 @@ static int is_killed_emptying(unsigned us, int go[2], int say)
 	NEED(in_child(does_nothing, NULL) == 0);
 	NEED((us % 2 ? cow_madvise(area, EMPTIED, MADV_DONTNEED)
 		     : (int)syscall(SYS_madvise, area, EMPTIED, MADV_DONTNEED)) == 0);
+	NEED(us % 4 > 1 || cow_madvise(area, EMPTIED, MADV_FREE) == 0);
 	for (size_t p = 0; p < EMPTIED / PAGE; p += STEP)
 		fill_page(area, p, 1);
 	if (cow_fork() == 0) {
