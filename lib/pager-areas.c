@@ -241,14 +241,16 @@ int area_unfilled(struct pager *p, uintptr_t start, uintptr_t end)
 	return note(p->unfilled, &p->unfilled_count, HOLES, start, end);
 }
 
-void area_forked(struct pager *p)
+void area_filled(struct pager *p)
 {
-	size_t size = p->unfilled_count * sizeof(p->unfilled[0]);
+	memcpy(p->vacated, p->unfilled, p->unfilled_count * sizeof(p->unfilled[0]));
+	p->vacated_count = p->unfilled_count;
+}
 
-	memcpy(p->hollow, p->unfilled, size);
-	memcpy(p->vacated, p->unfilled, size);
-	p->hollow_count = p->vacated_count = p->unfilled_count;
-	p->unfilled_count = 0;
+void area_forks(struct pager *p)
+{
+	memcpy(p->hollow, p->unfilled, p->unfilled_count * sizeof(p->unfilled[0]));
+	p->hollow_count = p->unfilled_count;
 }
 
 static int is_in_list(const struct pager_area *list, unsigned count, uintptr_t start,

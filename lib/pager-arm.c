@@ -104,12 +104,12 @@ static int fill_holes(struct pager *p, uintptr_t start, uintptr_t end,
 
 	for (uintptr_t at = start, next; at < end; at = next) {
 		uintptr_t hole = 0;
-		int ret;
+		int ret = 0;
 
 		next = end - at < sizeof(there) * page ? end : at + sizeof(there) * page;
-		ret = sys_mincore(at, next - at, there);
+		copies_find_holes(p, at, next - at, there);
 		for (uintptr_t a = at; ret == 0 && a <= next; a += page) {
-			if (a < next && !(there[(a - at) / page] & 1)) {
+			if (a < next && !there[(a - at) / page]) {
 				hole = hole ? hole : a;
 			} else if (hole) {
 				ret = fill(p, hole, a);
@@ -169,6 +169,7 @@ static int zero(struct pager *p, uintptr_t start, uintptr_t end)
 void area_fill(struct pager *p)
 {
 	p->fill_left = FILL_MOST;
+	p->unfilled_count = 0;
 	for (const struct pager_area *v = p->vacated; v < p->vacated + p->vacated_count; v++)
 		each_area(a) {
 			uintptr_t start = v->start > a->start ? v->start : a->start;
@@ -177,7 +178,7 @@ void area_fill(struct pager *p)
 			if (start < end)
 				(void)fill_holes(p, start, end, zero);
 		}
-	area_forked(p);
+	area_filled(p);
 }
 
 /* --- arm and leave ------------------------------------------------------ */

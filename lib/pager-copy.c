@@ -13,6 +13,7 @@
 #include "sys.h"
 #include "uffd.h"
 
+#define ASK_MS 2000u
 #define PAGEMAP_PRESENT ((uint64_t)1 << 63)	/* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
 #define PAGEMAP_FILE ((uint64_t)1 << 61)	/* or shared */
@@ -32,15 +33,23 @@ static int is_there(uint64_t entry, int strictly)
 }
 
 /* ... and so is what was moved there, armed as well (MREMAP_FIXED), until that is told: who moves
- * it is in the call for as long. Asked when a page has been read, and before a child gets it. */
-static int is_moved(const struct pager *p, enum keeper_op how, uintptr_t start, size_t len)
+ * it is in the call for as long. Asked when something has been read, and before a child gets
+ * it. Where that takes long it is not asked again before an event was read. */
+static int is_moved(struct pager *p, enum keeper_op how, uintptr_t start, size_t len)
 {
 	const struct keeper_question q = {
 		.op = how, .tid = p->parent, .page = p->moving ? p->moving->from : 0,
 		.start = start, .end = start + len,
 	};
+	uint64_t before = sys_now_ns();
+	long answer;
 
-	return keeper_ask(p, &q) != 0;
+	if (p->unanswered)
+		return 1;
+	answer = keeper_ask(p, &q);
+	p->asking += sys_now_ns() - before;
+	p->unanswered = answer == 2 || p->asking > ASK_MS * 1000000u;
+	return answer != 0;
 }
 
 /* The entries of up to a table. How many; 0: it failed. */
@@ -50,6 +59,24 @@ static size_t read_entries(struct pager *p, uintptr_t from, size_t len)
 	off_t at = (off_t)(from / sys_page_size() * sizeof(p->entries[0]));
 
 	return sys_pread(p->pagemap, p->entries, size, at) == (long)size ? n : 0;
+}
+
+void copies_find_holes(struct pager *p, uintptr_t from, size_t len, unsigned char *ret_there)
+{
+	size_t page = sys_page_size(), n = len / page;
+	int is_mapped = sys_mincore(from, len, ret_there) == 0, all = 1;
+
+	for (size_t i = 0; i < n; i++) {
+		if (!is_mapped && sys_mincore(from + i * page, page, &ret_there[i]) < 0)
+			ret_there[i] = 1;
+		all &= ret_there[i];
+	}
+	if (all & 1)
+		return;
+	all = !read_entries(p, from, len);	/* it failed: nothing is known to be a hole */
+	for (size_t i = 0; i < n; i++)
+		ret_there[i] = (unsigned char)((ret_there[i] & 1) || all ||
+					       is_there(p->entries[i], 0));
 }
 
 /* How much of a range is holes, from its start on. */
@@ -123,34 +150,59 @@ static size_t look_on(struct pager *p, uintptr_t from, size_t len)
 	return at;
 }
 
-/* How much of what has been read was there at the fork? 0, or it is told next what was instead:
- * -ESTALE: what was moved there; -EBUSY: nothing was. As long as nothing is to be told, nothing
- * was unmapped or moved since the last event. -ENODATA: nobody tells any more. */
-static int is_still(struct pager *p, uintptr_t from, size_t *len)
+/* Pieces as far as they still are what was read; how far that is. */
+static size_t look_at_pieces(struct pager *p, uintptr_t from)
+{
+	size_t at = 0;
+
+	for (unsigned i = 0; i < p->piece_count; i++) {
+		struct piece *piece = &p->pieces[i];
+		size_t n = piece->zeros ? piece->len : look_on(p, from + at, piece->len);
+
+		at += n;
+		if (n < piece->len)
+			p->piece_count = i + (n != 0);
+		piece->len = n;
+	}
+	return at;
+}
+
+static enum keeper_op question_of(const struct pager *p)
+{
+	for (unsigned i = 0; i < p->piece_count; i++)
+		if (p->pieces[i].zeros)
+			return KEEPER_MOVES_AWAY;
+	return KEEPER_MOVES;
+}
+
+/* Was what has been read there at the fork? 0: as far as the pieces are now; or it is told next
+ * what was instead: -ESTALE: what was moved there; -EBUSY: nothing was. As long as nothing is to
+ * be told, nothing was unmapped or moved since the last event. -ENODATA: nobody tells any
+ * more. */
+static int is_still(struct pager *p, uintptr_t from)
 {
 	int unsure = is_unsure(p);
+	size_t len;
 
 	if (!unsure && !p->has_ended)
 		return 0;
-	if (unsure && is_moved(p, KEEPER_MOVES, from, *len))
-		return -ESTALE;
-	*len = look_on(p, from, *len);
-	if (*len)
-		return 0;
-	return unsure ? -EBUSY : -ENODATA;
+	len = look_at_pieces(p, from);	/* and waits for who is moving something just now */
+	if (!len)
+		return unsure ? -EBUSY : -ENODATA;
+	return unsure && is_moved(p, question_of(p), from, len) ? -ESTALE : 0;
 }
 
-/* What was read, or zeros; but for pages that the child has, and those that it has no mapping
+/* What was read (NULL: zeros), but for pages that the child has, and those that it has no mapping
  * for; a mapping at a time. */
-static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, int zeros,
+static int hand_out(struct pager *p, struct kid *k, uintptr_t to, const char *data, size_t len,
 		    size_t *ret_done)
 {
 	size_t page = sys_page_size(), at = 0, n = len, done;
 	int ret = 0;
 
 	while (at < len) {
-		ret = zeros ? uffd_zero(k->fd, to + at, n, &done)
-			    : uffd_copy(k->fd, to + at, (uintptr_t)p->bounce + at, n, &done);
+		ret = data ? uffd_copy(k->fd, to + at, (uintptr_t)data + at, n, &done)
+			   : uffd_zero(k->fd, to + at, n, &done);
 		atomic_fetch_add(&p->news.bytes, done);
 		if (ret == -ENOENT && !done && n > page) {
 			n = n / 2 & ~(page - 1);
@@ -169,6 +221,21 @@ static int hand_out(struct pager *p, struct kid *k, uintptr_t to, size_t len, in
 	return at == len ? 0 : ret;
 }
 
+static int hand_out_pieces(struct pager *p, struct kid *k, uintptr_t to, size_t *ret_done)
+{
+	size_t at = 0, n;
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < p->piece_count; i++) {
+		const struct piece *piece = &p->pieces[i];
+
+		ret = hand_out(p, k, to + at, piece->zeros ? NULL : p->bounce + at, piece->len, &n);
+		at += n;
+	}
+	*ret_done = at;
+	return ret;
+}
+
 /* What a hole holds, and a run of them that a look has found: only the pager fills one. A move
  * that is not told yet may have left it (MREMAP_DONTUNMAP), or something that nobody tells of,
  * as a guard does that was there and is no more. Not while what lies there may be another's. */
@@ -182,7 +249,7 @@ static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fro
 	hollow = holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len)));
 	if (is_unsure(p) && (!hollow || is_moved(p, KEEPER_MOVES_AWAY, from, hollow)))
 		return -EBUSY;
-	return hollow ? hand_out(p, k, to, hollow, 1, ret_done) : -EIO;
+	return hollow ? hand_out(p, k, to, NULL, hollow, ret_done) : -EIO;
 }
 
 /* A page that the program may not read itself, or that may be a hole: reading it by that
@@ -199,9 +266,12 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 	if (is_unsure(p) && !look(p, from, page))
 		return copy_hole(p, k, to, from, len, ret_done);
 	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page) {
-		int ret = is_still(p, from, &page);
+		int ret;
 
-		return ret < 0 ? ret : hand_out(p, k, to, page, 0, ret_done);
+		p->pieces[0] = (struct piece){ page, 0 };
+		p->piece_count = 1;
+		ret = is_still(p, from);
+		return ret < 0 ? ret : hand_out_pieces(p, k, to, ret_done);
 	}
 	if (sys_mincore(from, page, &there) < 0)
 		return -EFAULT;
@@ -229,17 +299,29 @@ static size_t read_piece(struct pager *p, char *to, uintptr_t from, size_t len)
 	return shaky && len && look(p, from, len) != len ? 0 : len;
 }
 
-/* How much was read, before what is to be had by hand. */
+/* A hole, or a run of them, among what is asked about at once. */
+static size_t hole_piece(struct pager *p, uintptr_t from, size_t len)
+{
+	return is_unsure(p) ? holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len))) : 0;
+}
+
+/* Up to what is to be had by hand; while nothing is unsure also up to a hole. How much. */
 static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
 {
-	size_t at = 0, n, size;
+	size_t at = 0, n = 1;
 
-	do {
-		size = len - at < TABLE_SIZE ? len - at : TABLE_SIZE;
+	p->piece_count = 0;
+	while (n && at < len && p->piece_count < PIECES) {
+		size_t size = len - at < TABLE_SIZE ? len - at : TABLE_SIZE;
+		int zeros;
+
 		n = before_hole(p, from + at, size);
-		n = n ? read_piece(p, p->bounce + at, from + at, n) : 0;
+		zeros = !n;
+		n = n ? read_piece(p, p->bounce + at, from + at, n) : hole_piece(p, from + at, size);
+		if (n)
+			p->pieces[p->piece_count++] = (struct piece){ n, zeros };
 		at += n;
-	} while (n == size && at < len);
+	}
 	p->bounced = at > p->bounced ? at : p->bounced;
 	return at;
 }
@@ -249,14 +331,13 @@ static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 			 size_t *ret_done)
 {
-	size_t n = read_pieces(p, from, len);
 	int ret;
 
 	*ret_done = 0;
-	if (!n)
+	if (!read_pieces(p, from, len))
 		return copy_by_hand(p, k, to, from, len, ret_done);
-	ret = is_still(p, from, &n);
-	return ret < 0 ? ret : hand_out(p, k, to, n, 0, ret_done);
+	ret = is_still(p, from);
+	return ret < 0 ? ret : hand_out_pieces(p, k, to, ret_done);
 }
 
 /* When the program has ended, what is not protected was written before, and the child has it; or

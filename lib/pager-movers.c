@@ -21,7 +21,7 @@
 #include "sys.h"
 
 #define UNSEEN 256u		/* threads that run at once */
-#define LOOK_MS 500u		/* until they are seen */
+#define LOOK_MS 1000u		/* until they are seen */
 #define QUICK_LOOKS 4u		/* ... each ms, but for the first ones */
 #define EVENT "userfaultfd_event_wait_completion"
 #define RUN_NS 1000000u		/* a thousand times what is left of such a call */
@@ -133,7 +133,7 @@ int movers_concern(const struct keeper_question *q)
 		sys_poll(NULL, 0, i >= QUICK_LOOKS);
 		look_again(&m);
 	}
-	return m.count || is_concerned(&m);
+	return is_concerned(&m) ? 1 : m.count ? 2 : 0;
 }
 
 static int is_waiting(void *arg, int tid)

@@ -24,6 +24,7 @@
 #define LARGE_TABLES 8u
 #define MANY_RANGES 256u	/* with which a child gets all that it lacks */
 #define BOUNCE ((size_t)16 << 20)	/* as much as is worth some ms */
+#define PIECES (unsigned)(BOUNCE / 4096)
 #define CACHED ((size_t)256 << 10)	/* a cache's, and a page of any size */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
 #define HOLES 4096u		/* ranges of them, of each kind */
@@ -97,6 +98,12 @@ struct moving {
 	const struct moving *before;	/* of which the next move was told meanwhile */
 };
 
+/* What is read for a child at once: bytes in the bounce buffer, or holes. */
+struct piece {
+	size_t len;
+	int zeros;
+};
+
 struct pager {
 	/* the question */
 	unsigned asked;
@@ -138,9 +145,13 @@ struct pager {
 	struct pager_area late[LEFT];	/* removals that were told of, the last ones: when one is
 					 * done nobody tells */
 	unsigned late_count;		/* as many since all were done */
+	int opens;			/* holes were filled for a fork, and its window is not
+					 * open yet */
 	int stale;			/* somebody got nothing of what is there: it may be what
 					 * was moved there, of which the next event tells */
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
+	uint64_t asking;		/* who moves memory, ns since an event was read */
+	int unanswered;			/* ... which cannot be seen, or not in time */
 	int preparing;			/* an event waits to be read */
 	int prepared;			/* children have what is there, whatever is read next */
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
@@ -163,6 +174,8 @@ struct pager {
 	struct pager_news news;
 	char *bounce;			/* on the way to a child; begins with a huge page */
 	char bounce_room[BOUNCE + TABLE_SIZE];
+	struct piece pieces[PIECES];
+	unsigned piece_count;
 	size_t bounced;			/* as much at most since there was nothing to do */
 	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
@@ -238,6 +251,9 @@ struct pager_area track_range(struct tracks *t, uintptr_t page);
 /* Copy up to `len` bytes; how far it came, or -EAGAIN: the child's events come first;
  * -ESRCH: it has ended. What of it cannot be had is noted with the child. */
 long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len);
+
+/* Which pages of up to a table are there, swapped out or not? What is in no mapping is no hole. */
+void copies_find_holes(struct pager *p, uintptr_t from, size_t len, unsigned char *ret_there);
 
 /* First of all. Nothing is to be done for a while: memory for that goes. */
 void copies_begin(struct pager *p);
@@ -322,7 +338,8 @@ int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end);
 /* A fork finds it empty; that was the last one, or the next one is. -ENOSPC: it is not noted. */
 int area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end);
 int area_unfilled(struct pager *p, uintptr_t start, uintptr_t end);
-void area_forked(struct pager *p);	/* the next one is the last one now */
+void area_filled(struct pager *p);	/* nothing else is vacated any more */
+void area_forks(struct pager *p);	/* the next one comes */
 
 /* How much of a range may be holes that children get as zeros, from its start on; and where the
  * first one begins: at the end, where none does. */
@@ -394,7 +411,8 @@ void pager_answer(struct pager *p, int answer);
 enum keeper_op {
 	KEEPER_GROWS,		/* is a thread in mremap(2), where it waits for the pager? */
 	KEEPER_MOVES,		/* has a thread of a process moved memory there, and waits for the
-				 * pager to read that? Not who moves that page. -errno: who knows */
+				 * pager to read that? Not who moves that page. 2: that cannot be
+				 * seen; -errno: who knows */
 	KEEPER_MOVES_AWAY,	/* ... there, or from there? */
 	KEEPER_WAITS,		/* does a thread wait for the pager to read an event, but that one? */
 	KEEPER_KILL_UNMAPPED,	/* end its process, which lacks a page of a userfaultfd's, and */

@@ -123,9 +123,10 @@ static void fault(struct pager *p, const struct uffd_msg *m)
 {
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
 	int is_there = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
-	int ret = is_there ? write_fault(p, page) : missing_fault(p, page);
+	int later = p->opens && !is_there;	/* a fork is to find that hole empty */
+	int ret = later ? -EAGAIN : is_there ? write_fault(p, page) : missing_fault(p, page);
 
-	if (is_starved(p, ret))
+	if (!later && is_starved(p, ret))
 		ret = serve_starved(p, page);
 	if (ret == -EAGAIN && !is_there)
 		fault_let_grow(p, p->uffd, m);
@@ -215,7 +216,7 @@ static void emptied_in_window(struct pager *p, uintptr_t start, uintptr_t end)
 	if (!parent_settles(p, SETTLE_MS))
 		area_left(p, start, end);
 	kids_lose_solid(p, start, end);
-	(void)area_is_hollow(p, start, end);
+	(void)(p->opens ? area_unfilled(p, start, end) : area_is_hollow(p, start, end));
 }
 
 /* It is let go on as soon as this was read; what it removes is there until then. What was
@@ -228,7 +229,7 @@ static void removed(struct pager *p, uintptr_t start, uintptr_t end)
 		kids_lose(p, start, a->end && a->start < end ? a->start : end);
 	if (!p->prepared && end > a->end && a->end)
 		kids_lose(p, start > a->end ? start : a->end, end);
-	if (p->shared->open)
+	if (p->shared->open || p->opens)
 		emptied_in_window(p, start, end);
 	p->late[p->late_count++ % LEFT] = (struct pager_area){ start, end };
 	area_vacate(p, start, end);
@@ -241,6 +242,10 @@ int parent_told(struct pager *p, const struct uffd_msg *m)
 	uintptr_t start = (uintptr_t)m->arg.remove.start, end = (uintptr_t)m->arg.remove.end;
 	struct kid *k;
 
+	if (m->event != UFFD_EVENT_PAGEFAULT) {
+		p->asking = 0;
+		p->unanswered = 0;
+	}
 	switch (m->event) {
 	case UFFD_EVENT_PAGEFAULT:
 		if (p->shared->open)
@@ -296,7 +301,7 @@ static int others_wait(const struct pager *p)
 static void prepare(struct pager *p)
 {
 	p->stale = 0;
-	p->preparing = uffd_memory_changes(p->uffd);
+	p->preparing = something_comes(p) && !fault_comes(p);
 	kids_complete(p);
 	p->preparing = 0;
 	p->prepared = !p->stale;

@@ -25,19 +25,34 @@
 #define LOOK_MS 100		/* whether the program lives still */
 #define PATIENCE_MS 2		/* of a writer, while the program should be forking */
 
+static int let_fork(void)
+{
+	int result = 0;
+
+	each_area(a) {
+		int ret = sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
+
+		result = result ? result : ret;
+	}
+	return result;
+}
+
 static int open_window(struct pager *p)
 {
 	unsigned late = p->late_count < LEFT ? p->late_count : LEFT;
-	int ret = 0;
+	int ret;
 
 	area_leave_growth(p);
 	if (late && parent_settles(p, SETTLE_MS))
 		late = 0;	/* who removes something takes the lock of that memory next, ... */
 	p->late_count = 0;
-	each_area(a)	/* ... for which this waits */
-		if (ret == 0)
-			ret = sys_madvise(a->start, a->end - a->start, MADV_DOFORK);
+	ret = let_fork();	/* ... for which this waits */
+	for (int i = 0; ret == -ENOMEM && uffd_memory_changes(p->uffd) && i < LOOKS; i++) {
+		(void)parent_event(p);	/* some is unmapped by now */
+		ret = let_fork();
+	}
 	area_fill(p);
+	p->opens = 1;
 	while (late--)	/* it may be done before that fork or after it */
 		area_left(p, p->late[late].start, p->late[late].end);
 	return ret < 0 ? ret : area_rearm(p);
@@ -132,6 +147,9 @@ void window(struct pager *p)
 	if (p->kids > p->most / 2)
 		kids_sweep(p);
 	ret = p->kids > p->most / 2 ? -EMFILE : open_window(p);
+	p->opens = 0;
+	if (ret == 0)
+		area_forks(p);
 	parent_wake(p);		/* and is put off, as others are */
 	atomic_store(&p->shared->open, ret == 0);
 	pager_answer(p, ret);

@@ -215,6 +215,83 @@ START_TEST(filled_for_an_older_child)
 }
 END_TEST
 
+static void *unmaps_a_page(void *arg)
+{
+	pthread_barrier_t *met = arg;
+
+	pthread_barrier_wait(met);
+	for (volatile int i = rand() % 60000; i; i--)
+		;
+	syscall(SYS_munmap, area + EMPTIED, PAGE);
+	return NULL;
+}
+
+static int sees_zeros_behind(void *arg)
+{
+	(void)arg;
+	return is_zero(area + EMPTIED + PAGE, EMPTIED - PAGE) ? 0 : WRONG;
+}
+
+/* So that the engine does not think it dear. */
+static void fork_often(void)
+{
+	for (int i = 0; i < 100; i++)
+		ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+}
+
+/* A page that is unmapped just before the next fork takes no hole from who was there before. */
+START_TEST(unmapped_before_a_fork)
+{
+	for (int round = 0; round < 20; round++) {
+		pthread_barrier_t met;
+		pthread_t thread;
+		struct reader r;
+
+		ck_assert_int_eq(arm(area, 2 * EMPTIED, 1), 0);
+		ck_assert_int_eq(cow_madvise(area, 2 * EMPTIED, MADV_DONTNEED), 0);
+		r = reader_start(sees_zeros_behind, NULL);
+		pthread_barrier_init(&met, NULL, 2);
+		ck_assert_int_eq(pthread_create(&thread, NULL, unmaps_a_page, &met), 0);
+		pthread_barrier_wait(&met);
+		ck_assert_int_eq(in_child(does_nothing, NULL), 0);
+		pthread_join(thread, NULL);
+		ck_assert_int_eq(is_killed(&r), 0);
+		ck_assert_int_eq(cow_munmap(area, 2 * EMPTIED), 0);
+	}
+}
+END_TEST
+
+static void *runs(void *arg)
+{
+	(void)arg;
+	while (!stop)
+		;
+	return NULL;
+}
+
+/* Many holes, while it cannot be seen whether a thread moves memory. */
+START_TEST(emptied_beside_the_busy)
+{
+	const struct sight s = { area + EMPTIED, 3 * PAGES, 2 };
+	pthread_t thread;
+	struct reader r;
+
+	ck_assert_int_eq(arm(area, EMPTIED + 4 * SIZE, 1), 0);
+	fork_often();
+	ck_assert_int_eq(cow_madvise(area, EMPTIED, MADV_DONTNEED), 0);
+	fill(s.at, 3 * SIZE, 1);
+	for (size_t p = 1; p < s.pages; p += s.step)
+		ck_assert_int_eq(cow_madvise(s.at + p * PAGE, PAGE, MADV_DONTNEED), 0);
+	r = reader_start(sees, (void *)&s);
+	ck_assert_int_eq(cow_region_state(area), COW_STATE_ARMED);
+	ck_assert_int_eq(pthread_create(&thread, NULL, runs, NULL), 0);
+	syscall(SYS_madvise, area + EMPTIED + 3 * SIZE, PAGE, MADV_DONTNEED);
+	stop = 1;
+	pthread_join(thread, NULL);
+	ck_assert_int_eq(is_killed(&r), 0);
+}
+END_TEST
+
 #ifndef MADV_GUARD_INSTALL	/* Linux 6.13 */
 #define MADV_GUARD_INSTALL 102
 #define MADV_GUARD_REMOVE 103
@@ -345,6 +422,7 @@ int main(void)
 	const TTest *const twice[] = { taken_after_a_fork };
 	const TTest *const once[] = { killed_while_it_empties, killed_after_many_pieces,
 				      outlives_who_wrote, filled_later, filled_for_an_older_child,
+				      unmapped_before_a_fork, emptied_beside_the_busy,
 				      emptied_where_a_guard_was };
 	Suite *s = suite_create("holes");
 
