@@ -184,6 +184,8 @@ static int is_still(struct pager *p, uintptr_t from)
 	int unsure = is_unsure(p);
 	size_t len;
 
+	if (!unsure && p->preparing && question_of(p) == KEEPER_MOVES_AWAY)
+		return -EBUSY;	/* who waited was killed, and its holes are none of the fork's */
 	if (!unsure && !p->has_ended)
 		return 0;
 	len = look_at_pieces(p, from);	/* and waits for who is moving something just now */
