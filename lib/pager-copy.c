@@ -13,7 +13,8 @@
 #include "sys.h"
 #include "uffd.h"
 
-#define ASK_MS 2000u
+#define ASK_MS 2000u		/* for questions that take long */
+#define LONG_NS 2000000u
 #define PAGEMAP_PRESENT ((uint64_t)1 << 63)	/* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
 #define PAGEMAP_FILE ((uint64_t)1 << 61)	/* or shared */
@@ -41,13 +42,14 @@ static int is_moved(struct pager *p, enum keeper_op how, uintptr_t start, size_t
 		.op = how, .tid = p->parent, .page = p->moving ? p->moving->from : 0,
 		.start = start, .end = start + len,
 	};
-	uint64_t before = sys_now_ns();
+	uint64_t ns = sys_now_ns();
 	long answer;
 
 	if (p->unanswered)
 		return 1;
 	answer = keeper_ask(p, &q);
-	p->asking += sys_now_ns() - before;
+	ns = sys_now_ns() - ns;
+	p->asking += ns > LONG_NS ? ns : 0;
 	p->unanswered = answer == 2 || p->asking > ASK_MS * 1000000u;
 	return answer != 0;
 }
