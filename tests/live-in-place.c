@@ -558,7 +558,7 @@ static void *writes_on(void *arg)
 {
 	(void)arg;
 	for (unsigned n = 1; !stop_writer; n++)
-		*(volatile unsigned *)(area + SIZE / 2) = 0x80000000u + n;
+		*(volatile unsigned *)(area + SIZE / 2) = 0x80000000u | n;
 	return NULL;
 }
 
