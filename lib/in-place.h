@@ -33,12 +33,12 @@ void in_place_close(void);
 void in_place_child(void);	/* no lock */
 
 /* Around a call by which the program gives up privileges, or enters namespaces or a sandbox,
- * where the pager cannot follow, or has the kernel merge its memory: it ends, and for that reason there is none from now on; none
- * begins before in_place_parted(), which gets what in_place_part() gave. The first takes the
- * lock and lets it go, since setuid(2) and its kin wait for all threads; neither changes
- * errno. */
-int in_place_part(void);
+ * where the pager cannot follow, or has the kernel merge its memory: it ends, and for that reason
+ * there is none from now on; none begins before in_place_parted(), which gets what the first
+ * gave. That takes the lock and lets it go, since setuid(2) and its kin wait for all threads;
+ * neither changes errno. */
 int in_place_end(enum cow_reason why);
+int in_place_part(void);	/* COW_REASON_PRIVILEGES */
 void in_place_parted(int parting);
 
 /* Is a byte of it armed? Without the lock. */

@@ -198,7 +198,6 @@ static int arm(struct pager *p, uintptr_t start, uintptr_t end)
 	/* what it merges it would protect for itself, and say nothing when that is written */
 	(void)sys_madvise(start, end - start, MADV_UNMERGEABLE);
 	ret = uffd_register(p->uffd, start, end - start, WP);
-
 	if (ret == 0)
 		ret = sys_madvise(start, end - start, MADV_WIPEONFORK);
 	if (ret == 0)

@@ -15,13 +15,12 @@ struct pager_area track_range(struct tracks *t, uintptr_t page)
 {
 	uintptr_t first = page & ~(TABLE_SIZE - 1), edge = first + TABLE_SIZE;
 	uint8_t *count = &t->scattered[first / TABLE_SIZE % SCATTERED_TABLES];
+	unsigned many = t->full < SCATTERED_TABLES_FULL ? SCATTERED_MANY : SCATTERED_FEW;
 	struct track *found = NULL;
-	unsigned many;
 
 	for (unsigned i = 0; i < TRACKS && !found; i++)
 		if (t->at[i].next == page)
 			found = &t->at[i];
-	many = t->full < SCATTERED_TABLES_FULL ? SCATTERED_MANY : SCATTERED_FEW;
 	if (!found && ++*count >= many) {
 		*count = 0;
 		t->full++;

@@ -240,6 +240,12 @@ static int hand_out_pieces(struct pager *p, struct kid *k, uintptr_t to, size_t 
 	return ret;
 }
 
+/* How much of a range children get as zeros, from its start on: holes, as far as they are known. */
+static size_t known_holes(struct pager *p, uintptr_t from, size_t len)
+{
+	return holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len)));
+}
+
 /* What a hole holds, and a run of them that a look has found: only the pager fills one. A move
  * that is not told yet may have left it (MREMAP_DONTUNMAP), or something that nobody tells of,
  * as a guard does that was there and is no more. Not while what lies there may be another's. */
@@ -250,7 +256,7 @@ static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fro
 
 	/* that is told a moment later; nobody but the pager ends a wait to be read otherwise */
 	p->has_ended |= sys_alone_in_mm() || (p->preparing && !is_unsure(p));
-	hollow = holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len)));
+	hollow = known_holes(p, from, len);
 	if (is_unsure(p) && (!hollow || is_moved(p, KEEPER_MOVES_AWAY, from, hollow)))
 		return -EBUSY;
 	return hollow ? hand_out(p, k, to, NULL, hollow, ret_done) : -EIO;
@@ -303,13 +309,8 @@ static size_t read_piece(struct pager *p, char *to, uintptr_t from, size_t len)
 	return shaky && len && look(p, from, len) != len ? 0 : len;
 }
 
-/* A hole, or a run of them, among what is asked about at once. */
-static size_t hole_piece(struct pager *p, uintptr_t from, size_t len)
-{
-	return is_unsure(p) ? holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len))) : 0;
-}
-
-/* Up to what is to be had by hand; while nothing is unsure also up to a hole. How much. */
+/* Up to what is to be had by hand; while nothing is unsure also up to a hole, for those are asked
+ * about with the rest. How much. */
 static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
 {
 	size_t at = 0, n = 1;
@@ -321,7 +322,10 @@ static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
 
 		n = before_hole(p, from + at, size);
 		zeros = !n;
-		n = n ? read_piece(p, p->bounce + at, from + at, n) : hole_piece(p, from + at, size);
+		if (n)
+			n = read_piece(p, p->bounce + at, from + at, n);
+		else if (is_unsure(p))
+			n = known_holes(p, from + at, size);
 		if (n)
 			p->pieces[p->piece_count++] = (struct piece){ n, zeros };
 		at += n;
@@ -361,7 +365,8 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 	size_t page = sys_page_size(), most, done;
 	int ret;
 
-	most = len > CACHED && is_unsure(p) ? BOUNCE : CACHED;	/* or the keeper is asked for each piece */
+	/* or the keeper is asked for each piece */
+	most = len > CACHED && is_unsure(p) ? BOUNCE : CACHED;
 	len = len < most ? len : most;
 	ret = copy_directly(p, k, to, from, len, &done);
 	if (done)

@@ -34,7 +34,7 @@
 #define SCATTERED_TABLES 512u	/* counted apart */
 #define SCATTERED_MANY 16u	/* of a table: all of it is cheaper then, */
 #define SCATTERED_FEW 4u	/* ... where several tables were like that */
-#define SCATTERED_TABLES_FULL 4u
+#define SCATTERED_TABLES_FULL 4u	/* several */
 
 /* How a process touches memory. */
 struct tracks {

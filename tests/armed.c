@@ -14,7 +14,7 @@ char *const area = (char *)((uintptr_t)1 << 45);
 char *const other = (char *)((uintptr_t)1 << 45) + 64 * MIB;
 char *const far = (char *)((uintptr_t)1 << 45) + 8 * GIB;
 
-int map(char *at, size_t size)
+static int map(char *at, size_t size)
 {
 	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
 
@@ -80,6 +80,16 @@ void empty(char *at, size_t size)
 	ck_assert_int_eq(cow_madvise(at, size, MADV_DONTNEED), 0);
 	for (size_t p = 0; p < size / PAGE; p += STEP)
 		fill_page(at, p, 1);
+}
+
+atomic_int stop;
+
+void *runs(void *arg)
+{
+	(void)arg;
+	while (!stop)
+		;
+	return NULL;
 }
 
 int armed_run(Suite *s)

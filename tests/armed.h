@@ -7,6 +7,7 @@
 #define COWFORK_TESTS_ARMED_H
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/mman.h>
 
@@ -22,8 +23,7 @@ enum { ONTO = MREMAP_MAYMOVE | MREMAP_FIXED };
 
 extern char *const area, *const other, *const far;
 
-/* Plain memory there; filled, and armed. */
-int map(char *at, size_t size);
+/* Plain memory there, filled, and armed. */
 int arm(char *at, size_t size, unsigned seed);
 
 /* Armed memory is filled here and there (STEP), and empty in between. */
@@ -44,6 +44,10 @@ extern const struct sight all_of_it;
  * there: WRONG. */
 int sees(void *sight);
 int does_nothing(void *arg);
+
+/* A thread that does nothing else until it is to stop. */
+extern atomic_int stop;
+void *runs(void *arg);
 
 /* 1: it was killed. */
 int is_killed(struct reader *r);

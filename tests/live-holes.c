@@ -21,27 +21,61 @@
 /* --- threads that are killed in it ------------------------------------------ */
 
 struct ends {
-	int go, say;
+	int go[2], say[2];
 };
 
 /* More than is filled before one fork. */
 #define EMPTIED (9 * SIZE)
 
-/* A child of a program that is gone. */
-static void outlives(const struct ends *e)
+/* A child waits until its parent is gone, and looks after that; 'r': it was right. */
+static void outlives(const struct ends *e, const struct sight *s, unsigned us)
 {
-	const struct sight s = { area, EMPTIED / PAGE, STEP };
 	char c;
 
-	(void)!read(e->go, &c, 1);
-	usleep(20000);
-	c = (char)sees((void *)&s);
-	_exit(write(e->say, &c, 1) != 1);
+	close(e->go[1]);
+	(void)!read(e->go[0], &c, 1);
+	usleep(us);
+	c = sees((void *)s) ? 'w' : 'r';
+	_exit(write(e->say[1], &c, 1) != 1);
+}
+
+/* A program that leaves such a child: what that says, or 0, for it was killed. */
+static char said_after(int (*program)(const struct ends *e, unsigned us), unsigned us, int status)
+{
+	struct ends e;
+	char c = 0;
+	pid_t pid;
+
+	ck_assert(pipe(e.go) == 0 && pipe(e.say) == 0);
+	pid = fork();
+	if (pid == 0) {
+		close(e.say[0]);
+		_exit(program(&e, us));
+	}
+	close(e.go[1]);
+	close(e.say[1]);
+	ck_assert_int_eq(wait_for(pid), status);
+	(void)!read(e.say[0], &c, 1);
+	close(e.go[0]);
+	close(e.say[0]);
+	return c;
+}
+
+/* In the midst of a removal. */
+static _Noreturn void is_killed_in(unsigned us, char *at, size_t size)
+{
+	signal(SIGALRM, SIG_DFL);
+	ualarm(us, 0);
+	syscall(SYS_madvise, at, size, MADV_DONTNEED);
+	for (;;)
+		pause();
 }
 
 /* Whoever is killed in the call is not waited for until that was told. */
-static int is_killed_emptying(unsigned us, int go[2], int say)
+static int is_killed_emptying(const struct ends *e, unsigned us)
 {
+	const struct sight s = { area, EMPTIED / PAGE, STEP };
+
 	NEED(arm(area, EMPTIED, 1) == 0);
 	NEED(in_child(does_nothing, NULL) == 0);
 	NEED((us % 2 ? cow_madvise(area, EMPTIED, MADV_DONTNEED)
@@ -49,57 +83,31 @@ static int is_killed_emptying(unsigned us, int go[2], int say)
 	NEED(us % 4 > 1 || cow_madvise(area, EMPTIED, MADV_FREE) == 0);
 	for (size_t p = 0; p < EMPTIED / PAGE; p += STEP)
 		fill_page(area, p, 1);
-	if (cow_fork() == 0) {
-		close(go[1]);
-		outlives(&(struct ends){ go[0], say });
-	}
-	signal(SIGALRM, SIG_DFL);
-	ualarm(us, 0);
-	syscall(SYS_madvise, area, EMPTIED, MADV_DONTNEED);
-	for (;;)
-		pause();
+	if (cow_fork() == 0)
+		outlives(e, &s, 20000);
+	is_killed_in(us, area, EMPTIED);
 }
 
 START_TEST(killed_while_it_empties)
 {
-	for (unsigned round = 0; round < 20; round++) {
-		int go[2], say[2];
-		char c = 0;
-		pid_t pid;
-
-		ck_assert(pipe(go) == 0 && pipe(say) == 0);
-		pid = fork();
-		if (pid == 0) {
-			close(say[0]);
-			_exit(is_killed_emptying(100 + round * 121, go, say[1]));
-		}
-		close(go[1]);
-		close(say[1]);
-		ck_assert_int_eq(wait_for(pid), 128 + SIGALRM);
-		(void)!read(say[0], &c, 1);	/* or it was killed */
-		ck_assert_int_eq(c, 0);
-		close(go[0]);
-		close(say[0]);
-	}
+	for (unsigned round = 0; round < 20; round++)
+		ck_assert_int_ne(said_after(is_killed_emptying, 100 + round * 121,
+					    128 + SIGALRM), 'w');
 }
 END_TEST
 
 /* --- what is there, and what is not ------------------------------------------ */
 
+#define PAGER_KNOWS_US 100000	/* that the program has ended */
+
 /* A page that the program has written since, and a child that outlives it: it lacks the rest. */
-static int writes_and_ends(int go[2], int say)
+static int writes_and_ends(const struct ends *e, unsigned us)
 {
-	struct sight s = { area, PAGES, 1 };
-	char c = 0;
+	const struct sight s = { area, PAGES, 1 };
 
 	NEED(arm(area, SIZE, 1) == 0);
-	if (cow_fork() == 0) {
-		close(go[1]);
-		(void)!read(go[0], &c, 1);
-		usleep(100000);		/* until the pager knows */
-		c = sees(&s) ? 'w' : 'r';
-		_exit(write(say, &c, 1) != 1);
-	}
+	if (cow_fork() == 0)
+		outlives(e, &s, us);
 	for (size_t p = 100; p < PAGES; p += 43)
 		area[p * PAGE] = 7;
 	_exit(0);
@@ -107,21 +115,7 @@ static int writes_and_ends(int go[2], int say)
 
 START_TEST(outlives_who_wrote)
 {
-	int go[2], say[2];
-	char c = 0;
-	pid_t pid;
-
-	ck_assert(pipe(go) == 0 && pipe(say) == 0);
-	pid = fork();
-	if (pid == 0)
-		_exit(writes_and_ends(go, say[1]));
-	close(go[1]);
-	close(say[1]);
-	ck_assert_int_eq(wait_for(pid), 0);
-	ck_assert_int_eq((int)read(say[0], &c, 1), 1);
-	ck_assert_int_eq(c, 'r');
-	close(go[0]);
-	close(say[0]);
+	ck_assert_int_eq(said_after(writes_and_ends, PAGER_KNOWS_US, 0), 'r');
 }
 END_TEST
 
@@ -175,8 +169,6 @@ START_TEST(taken_after_a_fork)
 	ck_assert_uint_eq(stats().native[COW_REASON_PAGER], 0);
 }
 END_TEST
-
-static atomic_int stop;
 
 static void *writes_at_the_end(void *arg)
 {
@@ -260,14 +252,6 @@ START_TEST(unmapped_before_a_fork)
 	}
 }
 END_TEST
-
-static void *runs(void *arg)
-{
-	(void)arg;
-	while (!stop)
-		;
-	return NULL;
-}
 
 /* Many holes, while it cannot be seen whether a thread moves memory. */
 START_TEST(emptied_beside_the_busy)
@@ -369,50 +353,24 @@ START_TEST(emptied_where_a_guard_was)
 END_TEST
 
 /* More pieces than are noted, emptied after the fork; and the rest in the call that kills. */
-static int is_killed_after_pieces(unsigned us, int go[2], int say)
+static int is_killed_after_pieces(const struct ends *e, unsigned us)
 {
+	const struct sight s = { area, 8 * PAGES, 1 };
+
 	NEED(arm(area, 8 * SIZE, 1) == 0);
 	NEED(arm(far, 5 * SIZE, 1) == 0);
-	if (cow_fork() == 0) {
-		struct sight s = { area, 8 * PAGES, 1 };
-		char c;
-
-		close(go[1]);
-		(void)!read(go[0], &c, 1);
-		usleep(100000);		/* until the pager knows */
-		c = sees(&s) ? 'w' : 'r';
-		_exit(write(say, &c, 1) != 1);
-	}
+	if (cow_fork() == 0)
+		outlives(e, &s, PAGER_KNOWS_US);
 	for (size_t p = 0; p < 5 * PAGES; p += 2)
 		NEED(cow_madvise(far + p * PAGE, PAGE, MADV_DONTNEED) == 0);
-	signal(SIGALRM, SIG_DFL);
-	ualarm(us, 0);
-	syscall(SYS_madvise, area, 8 * SIZE, MADV_DONTNEED);
-	for (;;)
-		pause();
+	is_killed_in(us, area, 8 * SIZE);
 }
 
 START_TEST(killed_after_many_pieces)
 {
-	for (unsigned round = 0; round < 8; round++) {
-		int go[2], say[2];
-		char c = 0;
-		pid_t pid;
-
-		ck_assert(pipe(go) == 0 && pipe(say) == 0);
-		pid = fork();
-		if (pid == 0) {
-			close(say[0]);
-			_exit(is_killed_after_pieces(100 + round * 300, go, say[1]));
-		}
-		close(go[1]);
-		close(say[1]);
-		ck_assert_int_eq(wait_for(pid), 128 + SIGALRM);
-		(void)!read(say[0], &c, 1);	/* or it was killed */
-		ck_assert_int_ne(c, 'w');
-		close(go[0]);
-		close(say[0]);
-	}
+	for (unsigned round = 0; round < 8; round++)
+		ck_assert_int_ne(said_after(is_killed_after_pieces, 100 + round * 300,
+					    128 + SIGALRM), 'w');
 }
 END_TEST
 

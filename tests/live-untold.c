@@ -186,8 +186,6 @@ START_TEST(moves)
 }
 END_TEST
 
-static atomic_int stop;
-
 static void *touches(void *arg)
 {
 	for (size_t p = (size_t)(intptr_t)arg; !stop; p = (p + THREADS) % (PAGES / 2)) {
@@ -279,14 +277,6 @@ START_TEST(emptied_beside_a_reader)
 END_TEST
 
 /* --- and others run, or do the same ---------------------------------------------- */
-
-static void *runs(void *arg)
-{
-	(void)arg;
-	while (!stop)
-		;
-	return NULL;
-}
 
 /* Of who runs nobody can see whether it moves memory. */
 START_TEST(emptied_beside_the_busy)
