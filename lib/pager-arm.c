@@ -31,7 +31,7 @@
 
 #define STEP ((size_t)32 << 20)	/* to protect at once: 0.3 ms, in which writers wait */
 #define FILL_MOST ((size_t)64 << 20)	/* holes before a fork: 3 ms */
-#define GIVE_MS 5000u		/* for what children lack, whatever other threads do */
+#define GIVE_MS 1000u		/* for what children lack, whatever other threads do */
 #define PROTECT_MS 200u		/* the same for a range that is to be protected */
 #define BUDGET 64u		/* of events between two steps */
 

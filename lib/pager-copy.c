@@ -360,14 +360,23 @@ static int has_page(struct kid *k, uintptr_t to)
 	return uffd_poison(k->fd, to, sys_page_size(), &done) == -EEXIST;
 }
 
+/* How much to read at once: more where the keeper is asked about it, and most where that takes
+ * long; but what a child that changes its memory does not take is read in vain. */
+static size_t piece_most(const struct pager *p, const struct kid *k, size_t len)
+{
+	size_t most = CACHED;
+
+	if (is_unsure(p))
+		most = p->asking && !uffd_memory_changes(k->fd) ? BOUNCE : TABLE_SIZE;
+	return len < most ? len : most;
+}
+
 long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len)
 {
-	size_t page = sys_page_size(), most, done;
+	size_t page = sys_page_size(), done;
 	int ret;
 
-	/* or the keeper is asked for each piece */
-	most = len > CACHED && is_unsure(p) ? BOUNCE : CACHED;
-	len = len < most ? len : most;
+	len = len > CACHED ? piece_most(p, k, len) : len;
 	ret = copy_directly(p, k, to, from, len, &done);
 	if (done)
 		return (long)done;
