@@ -7,6 +7,9 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include <link.h>
+#include <string.h>
+
 #include "adopt-when.h"
 #include "candidate.h"
 #include "options.h"
@@ -21,8 +24,8 @@
 #define ARM_NS_PER_KIB 10u	/* write-protecting, in place */
 
 /* Of runtimes that own all of malloc's memory and unmap it by system calls of their
- * own. */
-void __sanitizer_install_malloc_and_free_hooks(void) __attribute__((weak));
+ * own (compiler-rt's sanitizer/allocator_interface.h). */
+void __sanitizer_get_ownership(void) __attribute__((weak));
 
 void adopt_when_forked(uint64_t ns)
 {
@@ -44,6 +47,31 @@ static uint64_t price(uint64_t mapped, uint64_t in_memory)
 	return PASS_NS + (bytes >> 10) * (options_use_store() ? COPY_NS_PER_KIB : ARM_NS_PER_KIB);
 }
 
+/* A program that gcc has linked such a runtime into does not export it, but asks for
+ * the hook that it would call. */
+static int asks_for_hook(void)
+{
+	static const char name[] = "\0__sanitizer_malloc_hook";
+	const struct link_map *program = _r_debug.r_map;
+	const char *strings = NULL;
+	size_t len = 0;
+
+	if (!program || !program->l_ld)
+		return 0;
+	for (const ElfW(Dyn) *d = program->l_ld; d->d_tag != DT_NULL; d++)
+		if (d->d_tag == DT_STRTAB)	/* relocated by most loaders */
+			strings = (const char *)d->d_un.d_ptr +
+				(d->d_un.d_ptr < program->l_addr ? program->l_addr : 0);
+		else if (d->d_tag == DT_STRSZ)
+			len = d->d_un.d_val;
+	return strings && memmem(strings, len, name, sizeof(name));
+}
+
+static int is_sanitized(void)
+{
+	return &__sanitizer_get_ownership || asks_for_hook();
+}
+
 static int due_by_cost(struct adopt_meter *m)
 {
 	uint64_t next = m->next ? m->next : LEAST_NS, cost;
@@ -55,8 +83,7 @@ static int due_by_cost(struct adopt_meter *m)
 	m->next = m->cost * 2;
 	if (mapped <= 0)
 		return 0;
-	if (options.adopt == COW_ADOPT_AUTO && options_use_store() &&
-	    &__sanitizer_install_malloc_and_free_hooks) {
+	if (options.adopt == COW_ADOPT_AUTO && options_use_store() && is_sanitized()) {
 		process.life->stats.adopt_reason = COW_REASON_OWNER;
 		process_native(COW_REASON_OWNER);
 		m->next = UINT64_MAX;

@@ -77,6 +77,24 @@ static int descend(unsigned char *m, unsigned char *h, int depth)
 	return is(m, depth) && is(h, depth) ? 0 : 30 + depth;
 }
 
+/* Until forks have paid for adoption. */
+static int forks(void)
+{
+	char *h = malloc(64 << 20);
+	int n = 0;
+
+	memset(h, 1, 64 << 20);
+	for (pid_t pid = 0; n < 300; n++) {
+		pid = fork();
+		if (!pid)
+			_exit(h[SIZE] != 1);
+		if (wait_for(pid))
+			break;
+	}
+	free(h);
+	return n < 300;
+}
+
 static int use_after_free(void)
 {
 	volatile char *p = malloc(SIZE), *q = malloc(40);
@@ -103,6 +121,8 @@ int main(int argc, char **argv)
 		munmap(m, SIZE);
 	}
 	free(h);
+	if (argc > 1 && !strcmp(argv[1], "forks"))
+		return forks();
 	if (argc > 1 && !strcmp(argv[1], "free"))
 		return use_after_free();
 	if (argc > 1 && !strcmp(argv[1], "overflow"))
@@ -203,6 +223,17 @@ same()	# name
 	fi
 }
 
+# Memory is adopted by itself where no runtime of a sanitizer's owns it.
+adopted()	# 0 or 1, name
+{
+	COWFORK_STATS=$work/$2.json "$run" "./$2" forks >"$2.cow" 2>&1 ||
+		{ fail "$2: forks: status $?"; head -5 "$2.cow"; }
+	case $1$(grep -o '"adoptions": [0-9]*' "$2.json") in
+	0*' 0' | 1*' '[1-9]*) ;;
+	*) fail "$2: forks: is adopted, or is not"; cat "$2.json" ;;
+	esac
+}
+
 reports()	# name, argument, text
 {
 	"./$1" "$2" >"$1.native.$2" 2>&1
@@ -221,6 +252,7 @@ address()	# name, compiler and flags
 {
 	build "$1" memory "${@:2}" || return
 	same "$1"
+	adopted 0 "$1"
 	reports "$1" free heap-use-after-free
 }
 
@@ -234,11 +266,14 @@ undefined()
 {
 	build "$1" memory "${@:2}" || return
 	same "$1"
+	adopted 1 "$1"
 	reports "$1" overflow "signed integer overflow"
 }
 
 undefined ubsan-gcc gcc -fsanitize=undefined
 undefined ubsan-clang clang -fsanitize=undefined
+undefined ubsan-gcc-static gcc -fsanitize=undefined -static-libubsan
+build plain memory gcc && same plain && adopted 1 plain
 
 threads()
 {
@@ -249,8 +284,8 @@ threads()
 
 threads tsan-gcc gcc -fsanitize=thread
 threads tsan-clang clang -fsanitize=thread
-build leak-gcc memory gcc -fsanitize=leak && same leak-gcc
-build msan-clang memory clang -fsanitize=memory && same msan-clang
+build leak-gcc memory gcc -fsanitize=leak && same leak-gcc && adopted 0 leak-gcc
+build msan-clang memory clang -fsanitize=memory && same msan-clang && adopted 0 msan-clang
 
 [ -n "$tried" ] || { echo "skip: no sanitizer works here"; exit 77; }
 
