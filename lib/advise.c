@@ -291,10 +291,12 @@ static int advise_bare(uintptr_t start, size_t len, int advice)
 
 static int advise_outside(uintptr_t start, size_t len, int advice)
 {
-	int emptied = empties(advice) ? in_place_empty(start, len, advice == MADV_FREE) : 0;
+	int emptied = empties(advice) ? in_place_empty(start, len) : 0;
 	int held = is_harmless(advice) ? 0 : in_place_leave(start, len);
 	int ret = advise_bare(start, len, advice);
 
+	if (advice == MADV_FREE)
+		in_place_freed(emptied, start, len, ret);
 	in_place_left(held);
 	in_place_emptied(emptied);
 	return ret;

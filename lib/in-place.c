@@ -371,7 +371,7 @@ void in_place_left(int held)
 
 enum { HELD = 1, GIVEN };
 
-int in_place_empty(uintptr_t start, size_t len, int lazily)
+int in_place_empty(uintptr_t start, size_t len)
 {
 	uintptr_t end;
 
@@ -381,8 +381,20 @@ int in_place_empty(uintptr_t start, size_t len, int lazily)
 	if (!in_place_at(start, len))
 		return HELD;
 	end = whole(&start, len);
-	(void)pager_ask(lazily ? PAGER_GIVE_LAZY : PAGER_GIVE, start, end);
+	(void)pager_ask(PAGER_GIVE, start, end);
 	return GIVEN;
+}
+
+/* What the kernel may take when it likes it takes at once, or the pager would not know whether it
+ * has. Where it may not take all, that is plain memory from now on. */
+void in_place_freed(int held, uintptr_t start, size_t len, int ret)
+{
+	uintptr_t end;
+
+	if (held != GIVEN || (ret == 0 && sys_madvise(start, len, MADV_DONTNEED) == 0))
+		return;
+	end = whole(&start, len);
+	(void)in_place_release(start, end);
 }
 
 void in_place_emptied(int held)

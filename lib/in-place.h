@@ -54,9 +54,10 @@ int in_place_is_plain(uintptr_t start, size_t len);
 __attribute__((warn_unused_result)) int in_place_leave(uintptr_t start, size_t len);
 void in_place_left(int held);
 
-/* ... is about to be emptied, or at some time (MADV_FREE); it stays armed. In the same way until
- * in_place_emptied(). */
-__attribute__((warn_unused_result)) int in_place_empty(uintptr_t start, size_t len, int lazily);
+/* ... is about to be emptied; it stays armed. In the same way until in_place_emptied(). Where that
+ * was MADV_FREE, and what it returned, is told before. */
+__attribute__((warn_unused_result)) int in_place_empty(uintptr_t start, size_t len);
+void in_place_freed(int held, uintptr_t start, size_t len, int ret);
 void in_place_emptied(int held);
 
 /* In a child: what it has of its ancestors' in [start, start + len) becomes its own, of

@@ -225,12 +225,6 @@ void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
 	note_amply(p->vacated, &p->vacated_count, HOLES, start, end);
 }
 
-/* Of too many nobody gets zeros. */
-void area_is_lazy(struct pager *p, uintptr_t start, uintptr_t end)
-{
-	p->lazy_full |= note(p->lazy, &p->lazy_count, HOLES, start, end) < 0;
-}
-
 int area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	return note(p->hollow, &p->hollow_count, HOLES, start, end);
@@ -238,13 +232,18 @@ int area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end)
 
 int area_unfilled(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return note(p->unfilled, &p->unfilled_count, HOLES, start, end);
+	int ret = note(p->unfilled, &p->unfilled_count, HOLES, start, end);
+
+	p->unfilled_full |= ret < 0;
+	return ret;
 }
 
 void area_filled(struct pager *p)
 {
 	memcpy(p->vacated, p->unfilled, p->unfilled_count * sizeof(p->unfilled[0]));
 	p->vacated_count = p->unfilled_count;
+	if (p->unfilled_full)
+		area_vacate(p, 0, UINTPTR_MAX);
 }
 
 void area_forks(struct pager *p)
@@ -271,19 +270,9 @@ static size_t part_in_list(const struct pager_area *list, unsigned count, uintpt
 	return 0;
 }
 
-/* When the program has ended, a thread of its that was killed may have emptied that instead of the
- * kernel, and nobody told. */
-static unsigned lazy_count(const struct pager *p)
-{
-	return p->has_ended ? 0 : p->lazy_count;
-}
-
 size_t area_hollow(const struct pager *p, uintptr_t start, size_t len)
 {
-	size_t hollow = part_in_list(p->hollow, p->hollow_count, start, len);
-	size_t lazy = part_in_list(p->lazy, lazy_count(p), start, len);
-
-	return hollow > lazy ? hollow : lazy;
+	return part_in_list(p->hollow, p->hollow_count, start, len);
 }
 
 static uintptr_t next_in_list(const struct pager_area *list, unsigned count, uintptr_t start,
@@ -297,15 +286,13 @@ static uintptr_t next_in_list(const struct pager_area *list, unsigned count, uin
 
 uintptr_t area_next_hollow(const struct pager *p, uintptr_t start, uintptr_t end)
 {
-	end = next_in_list(p->hollow, p->hollow_count, start, end);
-	return next_in_list(p->lazy, lazy_count(p), start, end);
+	return next_in_list(p->hollow, p->hollow_count, start, end);
 }
 
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return !p->lazy_full && !is_in_list(p->vacated, p->vacated_count, start, end) &&
-	       !is_in_list(p->hollow, p->hollow_count, start, end) &&
-	       !is_in_list(p->lazy, p->lazy_count, start, end);
+	return !is_in_list(p->vacated, p->vacated_count, start, end) &&
+	       !is_in_list(p->hollow, p->hollow_count, start, end);
 }
 
 /* Of too many nobody gets zeros, as before. */
@@ -326,7 +313,6 @@ void area_holes_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
 	if (!area_is_solid(p, from, from + len))
 		area_vacate(p, to, to + len);
 	move_in_list(p->hollow, &p->hollow_count, from, to, len);
-	move_in_list(p->lazy, &p->lazy_count, from, to, len);
 }
 
 void area_left(struct pager *p, uintptr_t start, uintptr_t end)

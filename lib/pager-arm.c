@@ -16,8 +16,9 @@
  * unless it is much, which is noted (hollow). Any other hole is no zeros: a thread that is
  * killed in such a call empties memory untold, and so does a guard. What the program gave to
  * the kernel to take when memory is short (MADV_FREE), of which nobody tells, may have holes at
- * any time. For that the registration comes as soon as holes are filled: nobody else would tell
- * that those are that come later.
+ * any time. So that becomes the program's for good before it is armed, and a
+ * call of the library's empties such memory at once. The registration for missing pages comes as
+ * soon as holes are filled: nobody else would tell that those are that come later.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -31,8 +32,9 @@
 
 #define STEP ((size_t)32 << 20)	/* to protect at once: 0.3 ms, in which writers wait */
 #define FILL_MOST ((size_t)64 << 20)	/* holes before a fork: 3 ms */
-#define GIVE_MS 1000u		/* for what children lack, whatever other threads do */
-#define PROTECT_MS 200u		/* the same for a range that is to be protected */
+#define GIVE_MS 3000u		/* for what children lack, whatever other threads do: more than
+				 * the keeper may look for them (pager-movers.c, LOOK_MS) */
+#define PROTECT_MS 200u		/* the same for what is to be protected */
 #define BUDGET 64u		/* of events between two steps */
 
 enum {
@@ -45,9 +47,8 @@ enum {
 /* What is armed of [start, end). Events of the program's own come first, after which less may
  * be; and older kernels take one mapping at a time. -ENOENT: something else lies at a page of it
  * by now, which the event tells later. -EAGAIN: events come on and on. */
-static int protect(struct pager *p, uintptr_t start, uintptr_t end)
+static int protect(struct pager *p, uintptr_t start, uintptr_t end, uint64_t until)
 {
-	uint64_t until = sys_now_ns() + PROTECT_MS * 1000000u;
 	size_t page = sys_page_size(), most = end - start;
 	int result = 0;
 
@@ -79,11 +80,18 @@ static int protect(struct pager *p, uintptr_t start, uintptr_t end)
 	return result;
 }
 
+static uint64_t in_time(void)
+{
+	return sys_now_ns() + PROTECT_MS * 1000000u;
+}
+
 int area_rearm(struct pager *p)
 {
+	uint64_t until = in_time();
+
 	while (p->dirty_count) {
 		struct pager_area d = p->dirty[--p->dirty_count];
-		int ret = protect(p, d.start, d.end);
+		int ret = protect(p, d.start, d.end, until);
 
 		if (ret < 0 && ret != -ENOENT) {
 			area_dirty(p, d.start, d.end);
@@ -95,25 +103,25 @@ int area_rearm(struct pager *p)
 
 /* --- holes -------------------------------------------------------------- */
 
-/* For each run of holes. */
-static int fill_holes(struct pager *p, uintptr_t start, uintptr_t end,
-		      int (*fill)(struct pager *p, uintptr_t start, uintptr_t end))
+/* For each run of holes, or of what is none. */
+static int each_run(struct pager *p, uintptr_t start, uintptr_t end, int of_holes,
+		    int (*fn)(struct pager *p, uintptr_t start, uintptr_t end))
 {
 	unsigned char there[TABLE_SIZE / 4096];
 	size_t page = sys_page_size();
 
 	for (uintptr_t at = start, next; at < end; at = next) {
-		uintptr_t hole = 0;
+		uintptr_t run = 0;
 		int ret = 0;
 
 		next = end - at < sizeof(there) * page ? end : at + sizeof(there) * page;
 		copies_find_holes(p, at, next - at, there);
 		for (uintptr_t a = at; ret == 0 && a <= next; a += page) {
-			if (a < next && !there[(a - at) / page]) {
-				hole = hole ? hole : a;
-			} else if (hole) {
-				ret = fill(p, hole, a);
-				hole = 0;
+			if (a < next && (there[(a - at) / page] == 0) == of_holes) {
+				run = run ? run : a;
+			} else if (run) {
+				ret = fn(p, run, a);
+				run = 0;
 			}
 		}
 		if (ret < 0)
@@ -127,6 +135,13 @@ static int populate(struct pager *p, uintptr_t start, uintptr_t end)
 {
 	(void)p;
 	return sys_madvise(start, end - start, MADV_POPULATE_READ);
+}
+
+/* As if it were written, so that the kernel does not take it. */
+static int keep(struct pager *p, uintptr_t start, uintptr_t end)
+{
+	(void)p;
+	return sys_madvise(start, end - start, MADV_POPULATE_WRITE);
 }
 
 int area_zero(struct pager *p, uintptr_t *start, uintptr_t end)
@@ -170,13 +185,14 @@ void area_fill(struct pager *p)
 {
 	p->fill_left = FILL_MOST;
 	p->unfilled_count = 0;
+	p->unfilled_full = 0;
 	for (const struct pager_area *v = p->vacated; v < p->vacated + p->vacated_count; v++)
 		each_area(a) {
 			uintptr_t start = v->start > a->start ? v->start : a->start;
 			uintptr_t end = v->end < a->end ? v->end : a->end;
 
 			if (start < end)
-				(void)fill_holes(p, start, end, zero);
+				(void)each_run(p, start, end, 1, zero);
 		}
 	area_filled(p);
 }
@@ -191,7 +207,7 @@ void area_make_plain(struct pager *p, uintptr_t start, uintptr_t end)
 	uffd_let_go(p->uffd, start, end - start);
 }
 
-static int arm(struct pager *p, uintptr_t start, uintptr_t end)
+static int arm(struct pager *p, uintptr_t start, uintptr_t end, int lazily)
 {
 	int ret;
 
@@ -202,25 +218,27 @@ static int arm(struct pager *p, uintptr_t start, uintptr_t end)
 		ret = sys_madvise(start, end - start, MADV_WIPEONFORK);
 	if (ret == 0)
 		ret = sys_madvise(start, end - start, MADV_DONTFORK);
+	if (ret == 0 && lazily)
+		ret = each_run(p, start, end, 0, keep);
 	if (ret == 0)
-		ret = fill_holes(p, start, end, populate);
+		ret = each_run(p, start, end, 1, populate);
 	if (ret == 0)	/* and what is filled while the rest is protected would not be */
 		ret = uffd_register(p->uffd, start, end - start, WP_MISSING);
 	for (uintptr_t at = start; ret == 0 && at < end; at += STEP) {
-		ret = protect(p, at, end - at < STEP ? end : at + STEP);
+		ret = protect(p, at, end - at < STEP ? end : at + STEP, in_time());
 		for (unsigned i = 0; ret == 0 && i < BUDGET && parent_event(p); i++)
 			;
 	}
 	return ret;
 }
 
-int area_arm(struct pager *p, uintptr_t start, uintptr_t end)
+int area_arm(struct pager *p, uintptr_t start, uintptr_t end, int lazily)
 {
 	int ret = area_add(p, start, end);
 
 	if (ret < 0)
 		return ret;
-	ret = arm(p, start, end);
+	ret = arm(p, start, end, lazily);
 	if (ret < 0) {
 		area_make_plain(p, start, end);
 		(void)area_remove(p, start, end);

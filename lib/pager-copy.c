@@ -1,11 +1,13 @@
 /*
  * How a child gets pages: as they lie in the program's memory, or by hand where reading might
  * wait for a userfaultfd, which is the pager's own, or is not allowed. What was read is looked
- * at once more before the child gets it.
+ * at once more before the child gets it: every page that a child lacks is write-protected, and
+ * what is not was put there since.
  *
  * SPDX-License-Identifier: MIT
  */
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "compat.h"
@@ -93,14 +95,12 @@ static size_t holes(struct pager *p, uintptr_t from, size_t len)
 
 /* How much of [from, from + len) comes before the first hole: where the entry of the page table
  * is empty. One of a page that was lost is not: a poisoned page, one that could not be swapped
- * in, and a guard leave a mark there. While nothing is sure, what is not protected is one too:
- * a page that a child lacks is. So it is when the program has ended: what its threads did when
- * they were killed was not told. */
+ * in, and a guard leave a mark there. While nothing is sure, what is not protected is one too. */
 static size_t look(struct pager *p, uintptr_t from, size_t len)
 {
 	size_t page = sys_page_size(), n = len / page, i = 0;
 	unsigned char there[TABLE_SIZE / 4096];
-	int strictly = p->has_ended || is_unsure(p);
+	int strictly = is_unsure(p);
 
 	if (!strictly && sys_mincore(from, len, there) == 0)	/* a tenth of the price */
 		while (i < n && there[i] & 1)
@@ -139,34 +139,39 @@ static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 	return is_by_hand(p, from) ? 0 : look(p, from, len);
 }
 
-/* The same of any length. */
-static size_t look_on(struct pager *p, uintptr_t from, size_t len)
+/* Which pages of up to a table are as they were at the fork. */
+static void look_again(struct pager *p, uintptr_t from, size_t len, unsigned char *ret_still)
 {
-	size_t at = 0, n, size;
+	size_t n = read_entries(p, from, len);
 
-	do {
-		size = len - at < TABLE_SIZE ? len - at : TABLE_SIZE;
-		n = look(p, from + at, size);
-		at += n;
-	} while (n == size && at < len);
-	return at;
+	for (size_t i = 0; i < len / sys_page_size(); i++)
+		ret_still[i] = i < n && is_there(p->entries[i], 1);
 }
 
-/* Pieces as far as they still are what was read; how far that is. */
-static size_t look_at_pieces(struct pager *p, uintptr_t from)
+/* The same of what was read. */
+static void look_at_pieces(struct pager *p, uintptr_t from)
 {
-	size_t at = 0;
+	size_t page = sys_page_size(), at = 0, n;
 
-	for (unsigned i = 0; i < p->piece_count; i++) {
-		struct piece *piece = &p->pieces[i];
-		size_t n = piece->zeros ? piece->len : look_on(p, from + at, piece->len);
-
-		at += n;
-		if (n < piece->len)
-			p->piece_count = i + (n != 0);
-		piece->len = n;
+	for (const struct piece *piece = p->pieces; piece < p->pieces + p->piece_count; piece++) {
+		if (piece->zeros)
+			memset(&p->still[at / page], 1, piece->len / page);
+		for (size_t i = 0; !piece->zeros && i < piece->len; i += n) {
+			n = piece->len - i < TABLE_SIZE ? piece->len - i : TABLE_SIZE;
+			look_again(p, from + at + i, n, &p->still[(at + i) / page]);
+		}
+		at += piece->len;
 	}
-	return at;
+}
+
+/* As many pages from there on as are, or are not, still what was read. */
+static size_t alike(const struct pager *p, size_t at, size_t len)
+{
+	size_t page = sys_page_size(), n = page;
+
+	while (n < len && p->still[(at + n) / page] == p->still[at / page])
+		n += page;
+	return n;
 }
 
 static enum keeper_op question_of(const struct pager *p)
@@ -177,23 +182,53 @@ static enum keeper_op question_of(const struct pager *p)
 	return KEEPER_MOVES;
 }
 
-/* Was what has been read there at the fork? 0: as far as the pieces are now; or it is told next
- * what was instead: -ESTALE: what was moved there; -EBUSY: nothing was. As long as nothing is to
- * be told, nothing was unmapped or moved since the last event. -ENODATA: nobody tells any
- * more. */
-static int is_still(struct pager *p, uintptr_t from)
+/* What is armed lies where it did, as long as nothing is to be told: what was unmapped or moved
+ * since was told of, and was not if a thread was killed in that call. Then what was moved onto
+ * armed memory looks as if it had been there. */
+static int is_intact(const struct pager *p)
 {
-	int unsure = is_unsure(p);
-	size_t len;
+	int missing = 0;
 
-	if (!unsure && p->preparing && question_of(p) == KEEPER_MOVES_AWAY)
-		return -EBUSY;	/* who waited was killed, and its holes are none of the fork's */
-	if (!unsure && !p->has_ended)
+	if (p->moving)		/* and that is told just now */
+		return 1;
+	each_area(a)
+		missing |= sys_msync(a->start, a->end - a->start, MS_ASYNC) < 0;
+	return !missing;
+}
+
+/* Was what has been read there at the fork? 0, and how much of it is known: what is not still there
+ * children have had, or it is lost. Or it is told next what was instead: -ESTALE: what was moved
+ * there; -EBUSY: nothing was. -ENODATA: nobody tells any more. */
+static int is_still(struct pager *p, uintptr_t from, size_t len, size_t *ret_known)
+{
+	int unsure;
+
+	look_at_pieces(p, from);	/* and waits for who is moving something just now */
+	unsure = is_unsure(p);
+	if (!unsure && !is_intact(p))
+		return is_unsure(p) ? -EBUSY : -ENODATA;
+	*ret_known = len;
+	if (!unsure)
 		return 0;
-	len = look_at_pieces(p, from);	/* and waits for who is moving something just now */
-	if (!len)
-		return unsure ? -EBUSY : -ENODATA;
-	return unsure && is_moved(p, question_of(p), from, len) ? -ESTALE : 0;
+	if (!p->still[0])
+		return -EBUSY;
+	*ret_known = alike(p, 0, len);
+	return is_moved(p, question_of(p), from, *ret_known) ? -ESTALE : 0;
+}
+
+/* What is not protected was written before, and the child has it; or a thread that was killed has
+ * emptied it, and filled it again. The child faults on the latter alone, or as good as that (who
+ * is served for a fault), so the rest of a range need not be lost to it: in pieces that would be
+ * too many. */
+static int has_page(struct kid *k, uintptr_t to)
+{
+	size_t done;
+	int ret;
+
+	if (k->wanted)
+		return to != k->wanted;
+	ret = uffd_poison(k->fd, to, sys_page_size(), &done);
+	return ret == -EEXIST || ret == -ESRCH;
 }
 
 /* What was read (NULL: zeros), but for pages that the child has, and those that it has no mapping
@@ -225,16 +260,34 @@ static int hand_out(struct pager *p, struct kid *k, uintptr_t to, const char *da
 	return at == len ? 0 : ret;
 }
 
-static int hand_out_pieces(struct pager *p, struct kid *k, uintptr_t to, size_t *ret_done)
+/* What is not still there, and nobody tells why. */
+static void pass_over(struct kid *k, uintptr_t to, size_t len)
 {
-	size_t at = 0, n;
+	size_t page = sys_page_size();
+
+	for (size_t at = 0; at < len; at += page)
+		if (!has_page(k, to + at))
+			range_lose(k, to + at, to + at + page, LOST_UNREADABLE);
+}
+
+/* As much as is known. */
+static int hand_out_pieces(struct pager *p, struct kid *k, uintptr_t to, size_t known,
+			   size_t *ret_done)
+{
+	size_t at = 0, end = 0, done;
 	int ret = 0;
 
-	for (unsigned i = 0; ret == 0 && i < p->piece_count; i++) {
-		const struct piece *piece = &p->pieces[i];
+	for (const struct piece *piece = p->pieces; ret == 0 && at < known; piece++) {
+		end += piece->len;
+		for (; ret == 0 && at < end && at < known; at += done) {
+			const char *data = piece->zeros ? NULL : p->bounce + at;
 
-		ret = hand_out(p, k, to + at, piece->zeros ? NULL : p->bounce + at, piece->len, &n);
-		at += n;
+			done = alike(p, at, (end < known ? end : known) - at);
+			if (p->still[at / sys_page_size()])
+				ret = hand_out(p, k, to + at, data, done, &done);
+			else
+				pass_over(k, to + at, done);
+		}
 	}
 	*ret_done = at;
 	return ret;
@@ -252,11 +305,8 @@ static size_t known_holes(struct pager *p, uintptr_t from, size_t len)
 static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 		     size_t *ret_done)
 {
-	size_t hollow;
+	size_t hollow = known_holes(p, from, len);
 
-	/* that is told a moment later; nobody but the pager ends a wait to be read otherwise */
-	p->has_ended |= sys_alone_in_mm() || (p->preparing && !is_unsure(p));
-	hollow = known_holes(p, from, len);
 	if (is_unsure(p) && (!hollow || is_moved(p, KEEPER_MOVES_AWAY, from, hollow)))
 		return -EBUSY;
 	return hollow ? hand_out(p, k, to, NULL, hollow, ret_done) : -EIO;
@@ -270,7 +320,7 @@ static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fro
 static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 			size_t *ret_done)
 {
-	size_t page = sys_page_size();
+	size_t page = sys_page_size(), known;
 	unsigned char there;
 
 	if (is_unsure(p) && !look(p, from, page))
@@ -280,8 +330,8 @@ static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t 
 
 		p->pieces[0] = (struct piece){ page, 0 };
 		p->piece_count = 1;
-		ret = is_still(p, from);
-		return ret < 0 ? ret : hand_out_pieces(p, k, to, ret_done);
+		ret = is_still(p, from, page, &known);
+		return ret < 0 ? ret : hand_out_pieces(p, k, to, known, ret_done);
 	}
 	if (sys_mincore(from, page, &there) < 0)
 		return -EFAULT;
@@ -336,28 +386,18 @@ static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
 
 /* Not straight from there into the child: something else may be mapped there in the midst of it,
  * and a child that has got that may have seen it. It costs one copy more. */
-static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
+static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t most,
 			 size_t *ret_done)
 {
+	size_t len;
 	int ret;
 
 	*ret_done = 0;
-	if (!read_pieces(p, from, len))
-		return copy_by_hand(p, k, to, from, len, ret_done);
-	ret = is_still(p, from);
-	return ret < 0 ? ret : hand_out_pieces(p, k, to, ret_done);
-}
-
-/* When the program has ended, what is not protected was written before, and the child has it; or
- * a thread that was killed has emptied it, and filled it again. The child faults on the latter
- * alone, so the rest of a range need not be lost to it: in pieces that would be too many. */
-static int has_page(struct kid *k, uintptr_t to)
-{
-	size_t done;
-
-	if (k->wanted)
-		return to != k->wanted;
-	return uffd_poison(k->fd, to, sys_page_size(), &done) == -EEXIST;
+	len = read_pieces(p, from, most);
+	if (!len)
+		return copy_by_hand(p, k, to, from, most, ret_done);
+	ret = is_still(p, from, len, &len);
+	return ret < 0 ? ret : hand_out_pieces(p, k, to, len, ret_done);
 }
 
 /* How much to read at once: more where the keeper is asked about it, and most where that takes
@@ -400,10 +440,9 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 		else
 			range_lose(k, to, to + page, LOST_UNMAPPED);
 		return (long)page;
-	case -ENODATA:
-		if (has_page(k, to))
-			return (long)page;
-		/* fall through */
+	case -ENODATA:		/* and nobody knows what lies where */
+		kids_lose(p, 0, UINTPTR_MAX);
+		return (long)page;
 	default:
 		range_lose(k, to, to + page, LOST_UNREADABLE);
 		return (long)page;

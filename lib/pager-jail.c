@@ -25,6 +25,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "compat.h"
@@ -56,6 +57,7 @@ static const struct allowed allowed[] = {
 	{ SYS_madvise, 0, 0, 0, PAGER },
 	{ SYS_ppoll, 0, 0, 0, BOTH },
 	{ SYS_mincore, 0, 0, 0, PAGER },
+	{ SYS_msync, 2, ~0u, MS_ASYNC, PAGER },
 	{ SYS_write, 0, 0, 0, BOTH },
 	{ SYS_close, 0, 0, 0, BOTH },
 	{ SYS_epoll_ctl, 0, 0, 0, PAGER },

@@ -116,8 +116,8 @@ static int waits(int tid)
 }
 
 /* Who has this memory, and this number, and lacks that page. A child with another number is
- * not killed: it gets SIGBUS, or, before Linux 6.6, waits. */
-static void end_child(int uffd, int tid, uintptr_t page, const char *words)
+ * not killed: it gets SIGBUS, or, before Linux 6.6, waits. 0: nobody lacks it. */
+static int end_child(int uffd, int tid, uintptr_t page, const char *words)
 {
 	int pidfd = sys_pidfd_open(procfs_process_of(tid));
 	int map = procfs_open_of_thread(tid, "/pagemap", O_RDONLY);
@@ -126,7 +126,8 @@ static void end_child(int uffd, int tid, uintptr_t page, const char *words)
 	int ret = uffd_poison(uffd, page, sys_page_size(), &done);
 	int is_old = ret == -EINVAL || ret == -ENOTTY;
 
-	is_it &= is_old || (ret == 0 && was_empty && procfs_has_entry(map, page) == 1);
+	is_it &= (was_empty || (is_old && map < 0)) &&
+		 (is_old || (ret == 0 && procfs_has_entry(map, page) == 1));
 	if (is_it && pidfd >= 0)
 		end_process(pidfd, words);
 	if (map >= 0)
@@ -135,6 +136,7 @@ static void end_child(int uffd, int tid, uintptr_t page, const char *words)
 		sys_close(pidfd);
 	if (!is_old)
 		uffd_wake(uffd, page, sys_page_size());
+	return ret != -EEXIST;
 }
 
 /* --- when the pager is lost ------------------------------------------------ */
@@ -202,7 +204,7 @@ static void look(struct pager_shared *s, int fd)
 		if (m.event == UFFD_EVENT_PAGEFAULT && fd == s->uffd)	/* in no list */
 			uffd_let_go(fd, page, size);
 		else if (m.event == UFFD_EVENT_PAGEFAULT)
-			end_child(fd, (int)m.arg.pagefault.feat.ptid, page, pager_lost);
+			(void)end_child(fd, (int)m.arg.pagefault.feat.ptid, page, pager_lost);
 	}
 }
 
@@ -241,11 +243,9 @@ static long reply(const struct keeper_question *q)
 	case KEEPER_WAITS:
 		return movers_wait(q);
 	case KEEPER_KILL_UNMAPPED:
-		end_child(q->uffd, q->tid, q->page, unmapped);
-		return 0;
+		return end_child(q->uffd, q->tid, q->page, unmapped);
 	case KEEPER_KILL_UNREADABLE:
-		end_child(q->uffd, q->tid, q->page, unreadable);
-		return 0;
+		return end_child(q->uffd, q->tid, q->page, unreadable);
 	case KEEPER_LEAVE:
 		return 0;
 	default:
@@ -280,7 +280,9 @@ static long hear(const struct pager *p)
 
 long keeper_ask(const struct pager *p, const struct keeper_question *q)
 {
-	if (p->keeper < 0 || sys_write(p->ask, q, sizeof(*q)) != (long)sizeof(*q))
+	/* the pager has the pipe's other end too, so that it would fill */
+	if (p->keeper < 0 || has_ended(p->keeper) ||
+	    sys_write(p->ask, q, sizeof(*q)) != (long)sizeof(*q))
 		return -EPIPE;
 	return hear(p);
 }

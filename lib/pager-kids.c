@@ -139,6 +139,12 @@ static struct kid *kid_without_place(struct pager *p, int fd)
 	return NULL;
 }
 
+/* As many as there are descriptors for. */
+static unsigned room(const struct pager *p)
+{
+	return ROOM * p->most / KIDS;
+}
+
 struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 {
 	struct kid *k = place(p);
@@ -156,7 +162,7 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 		p->top = (unsigned)(k - p->kid) + 1;
 	is_heard = sys_epoll_add(p->epoll, fd, FIRST_KID + (uint64_t)(k - p->kid)) == 0;
 	p->deaf |= !is_heard;
-	k->hurries = !is_heard || k >= p->kid + ROOM || k->count > MANY_RANGES;
+	k->hurries = !is_heard || k >= p->kid + room(p) || k->count > MANY_RANGES;
 	p->hurried += (unsigned)k->hurries;
 	return k;
 }
@@ -182,19 +188,39 @@ static int zero(struct kid *k, uintptr_t page)
 	return ret;
 }
 
-/* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. */
-static void kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg *m)
+static int poison_page(int fd, uintptr_t page)
 {
-	size_t size = sys_page_size(), done;
+	size_t done;
+	int ret = uffd_poison(fd, page, sys_page_size(), &done);
+
+	if (ret == 0)
+		uffd_wake(fd, page, sys_page_size());
+	return ret;
+}
+
+/* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. 0: it has
+ * that page. A fault can be told of that is none any more (fs/userfaultfd.c, handle_userfault: it
+ * queues first, and looks then). */
+static int kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg *m)
+{
+	size_t size = sys_page_size();
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
 	const struct keeper_question q = {
 		.op = lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED : KEEPER_KILL_UNREADABLE,
 		.tid = (int)m->arg.pagefault.feat.ptid, .uffd = fd, .page = page,
 	};
 
-	atomic_fetch_add(&p->news.killed, 1);
-	if (keeper_ask(p, &q) < 0 && uffd_poison(fd, page, size, &done) == 0)
-		uffd_wake(fd, page, size);
+	long ended;
+
+	atomic_fetch_add(&p->news.killed, 1);	/* before somebody hears of its end */
+	ended = keeper_ask(p, &q);
+	if (ended < 0)
+		ended = poison_page(fd, page) != -EEXIST;
+	if (ended)
+		return 1;
+	atomic_fetch_sub(&p->news.killed, 1);
+	uffd_wake(fd, page, size);
+	return 0;
 }
 
 static int fill_for(struct pager *p, struct kid *k, uintptr_t page, const struct pager_area *range)
@@ -205,6 +231,16 @@ static int fill_for(struct pager *p, struct kid *k, uintptr_t page, const struct
 	ret = fill(p, k, range->start, range->end);
 	k->wanted = 0;
 	return ret;
+}
+
+/* Of memory that moves nobody knows which page that was. */
+static void end_kid(struct pager *p, struct kid *k, unsigned lost, const struct uffd_msg *m)
+{
+	size_t size = sys_page_size();
+	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
+
+	if (!kill_of(p, k->fd, lost, m) && !uffd_memory_changes(k->fd))
+		range_close(k, page, page + size);
 }
 
 static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
@@ -229,7 +265,7 @@ static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 	if (k->fd && ret == -EAGAIN)
 		fault_let_grow(p, k->fd, m);
 	if (k->fd && !is_there && range_open(k, page, page + size, &part) && range_lost(&part))
-		kill_of(p, k->fd, range_lost(&part), m);
+		end_kid(p, k, range_lost(&part), m);
 	else if (k->fd)
 		uffd_wake(k->fd, page, size);
 }
@@ -373,7 +409,7 @@ static void end_placeless(struct pager *p, int fd)
 		if (m.event == UFFD_EVENT_FORK)
 			(void)kid_without_place(p, (int)m.arg.fork.ufd);
 		if (m.event == UFFD_EVENT_PAGEFAULT)
-			kill_of(p, fd, LOST_UNREADABLE, &m);
+			(void)kill_of(p, fd, LOST_UNREADABLE, &m);
 	}
 }
 
@@ -532,7 +568,7 @@ void kids_sweep(struct pager *p)
 /* Not in the midst of serving, or places would change hands there. */
 static void make_room(struct pager *p)
 {
-	if (p->kids > ROOM && p->swept != p->born) {
+	if (p->kids > room(p) && p->swept != p->born) {
 		p->swept = p->born;
 		kids_sweep(p);
 	}

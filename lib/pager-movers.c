@@ -39,6 +39,7 @@ struct movers {
 	unsigned anywhere;	/* ... where the kernel finds room, */
 	unsigned away;		/* who makes room there, perhaps */
 	unsigned swaps;		/* ... of these, who does both */
+	unsigned waiting;	/* whoever waits for the pager */
 	unsigned count;		/* of unseen ones */
 	struct unseen unseen[UNSEEN];
 };
@@ -71,6 +72,7 @@ static int see(struct movers *m, int tid)
 	long call = procfs_call_of(tid, args);
 	int waits = procfs_sleeps_in(tid, EVENT);
 
+	m->waiting += (unsigned)waits;
 	if (call == SYS_mremap && waits && args[0] == m->of->page && !(args[3] & MREMAP_DONTUNMAP))
 		return 1;
 	if (call == SYS_mremap)
@@ -79,7 +81,7 @@ static int see(struct movers *m, int tid)
 		m->away += (unsigned)meets(m, args[0], args[1]);
 	else if (call != SYS_madvise)
 		m->away += (unsigned)waits;
-	return call != -EAGAIN && call != -EACCES;
+	return call >= 0 || call == -ENOENT || call == -ESRCH;
 }
 
 static int first_look(void *arg, int tid)
@@ -133,7 +135,9 @@ int movers_concern(const struct keeper_question *q)
 		sys_poll(NULL, 0, i >= QUICK_LOOKS);
 		look_again(&m);
 	}
-	return is_concerned(&m) ? 1 : m.count ? 2 : 0;
+	/* somebody waits, or something would not be about to be told: one who is no thread of
+	 * that process (CLONE_VM), or whom the list has left out, since another ended */
+	return is_concerned(&m) ? 1 : m.count ? 2 : !m.waiting;
 }
 
 static int is_waiting(void *arg, int tid)

@@ -119,7 +119,6 @@ struct pager {
 	enum cow_reason why;		/* it could not begin */
 	int unwanted;			/* it ends when no child needs it */
 	int ends;			/* it is needed no more */
-	int has_ended;			/* the program */
 	int pid, self, parent;		/* pid: as the program knows it */
 	size_t bytes;			/* of its memory, from the bell on */
 	/* what it alone knows */
@@ -135,9 +134,8 @@ struct pager {
 	struct pager_area hollow[HOLES];	/* ... and holes were at the last fork: who lacks
 					 * one gets zeros */
 	struct pager_area unfilled[HOLES];	/* the same, of the next fork */
-	struct pager_area lazy[HOLES];	/* of which the kernel may take pages, too */
-	unsigned vacated_count, hollow_count, unfilled_count, lazy_count;
-	int lazy_full;			/* or of anything else */
+	unsigned vacated_count, hollow_count, unfilled_count;
+	int unfilled_full;		/* or of anything else */
 	size_t fill_left;		/* bytes that may be filled before this fork */
 	struct pager_area left[LEFT];	/* gone since the window was to open: a child that is not
 					 * known yet may lack it */
@@ -152,7 +150,6 @@ struct pager {
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
 	uint64_t asking;		/* who moves memory, ns since an event was read */
 	int unanswered;			/* ... which cannot be seen, or not in time */
-	int preparing;			/* an event waits to be read */
 	int prepared;			/* children have what is there, whatever is read next */
 	struct pager_area by_hand;	/* the last run of holes that a look found, for who is
 					 * served just now */
@@ -176,6 +173,7 @@ struct pager {
 	char bounce_room[BOUNCE + TABLE_SIZE];
 	struct piece pieces[PIECES];
 	unsigned piece_count;
+	unsigned char still[PIECES];	/* pages of them that are what was read */
 	size_t bounced;			/* as much at most since there was nothing to do */
 	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
@@ -330,9 +328,8 @@ int area_cut(uintptr_t page, struct pager_area *range);
 /* It was written, and is to be protected again for the next fork. */
 void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
 
-/* It was emptied, or the kernel may take pages of it. Is there nothing of that in a range? */
+/* It was emptied. Is there nothing of that in a range? */
 void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
-void area_is_lazy(struct pager *p, uintptr_t start, uintptr_t end);
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end);
 
 /* A fork finds it empty; that was the last one, or the next one is. -ENOSPC: it is not noted. */
@@ -354,7 +351,8 @@ void area_left(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* --- pager-arm.c: the program's memory ---------------------------------- */
 
-int area_arm(struct pager *p, uintptr_t start, uintptr_t end);
+/* Lazily: the kernel may take pages of it until then, and tells nobody (MADV_FREE). */
+int area_arm(struct pager *p, uintptr_t start, uintptr_t end, int lazily);
 void area_leave(struct pager *p, uintptr_t start, uintptr_t end);
 
 /* Children have what they lack of it, or have lost it: by the one, or by kids_leave(). */

@@ -301,9 +301,7 @@ static int others_wait(const struct pager *p)
 static void prepare(struct pager *p)
 {
 	p->stale = 0;
-	p->preparing = something_comes(p) && !fault_comes(p);
 	kids_complete(p);
-	p->preparing = 0;
 	p->prepared = !p->stale;
 }
 

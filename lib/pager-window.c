@@ -37,24 +37,33 @@ static int let_fork(void)
 	return result;
 }
 
+/* Removals that may be done before that fork or after it, but before the next. */
+static void late_leave(struct pager *p)
+{
+	if (p->late_count > LEFT)	/* of which some are not known any more */
+		p->late[0] = (struct pager_area){ 0, UINTPTR_MAX };
+	for (unsigned i = 0; i < p->late_count && i < LEFT; i++) {
+		area_left(p, p->late[i].start, p->late[i].end);
+		area_vacate(p, p->late[i].start, p->late[i].end);
+	}
+	p->late_count = 0;
+}
+
 static int open_window(struct pager *p)
 {
-	unsigned late = p->late_count < LEFT ? p->late_count : LEFT;
 	int ret;
 
 	area_leave_growth(p);
-	if (late && parent_settles(p, SETTLE_MS))
-		late = 0;	/* who removes something takes the lock of that memory next, ... */
-	p->late_count = 0;
-	ret = let_fork();	/* ... for which this waits */
+	if (p->late_count && parent_settles(p, SETTLE_MS))
+		p->late_count = 0;	/* who removes something takes the lock of that memory */
+	ret = let_fork();		/* next, for which this waits */
 	for (int i = 0; ret == -ENOMEM && uffd_memory_changes(p->uffd) && i < LOOKS; i++) {
 		(void)parent_event(p);	/* some is unmapped by now */
 		ret = let_fork();
 	}
 	area_fill(p);
 	p->opens = 1;
-	while (late--)	/* it may be done before that fork or after it */
-		area_left(p, p->late[late].start, p->late[late].end);
+	late_leave(p);
 	return ret < 0 ? ret : area_rearm(p);
 }
 

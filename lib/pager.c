@@ -71,16 +71,10 @@ static void question(struct pager *p)
 		return;
 	}
 	switch (p->op) {
-	case PAGER_ARM_LAZY:
-		area_is_lazy(p, p->start, p->end);
-		pager_answer(p, area_arm(p, p->start, p->end));
-		break;
 	case PAGER_ARM:
-		pager_answer(p, area_arm(p, p->start, p->end));
+	case PAGER_ARM_LAZY:
+		pager_answer(p, area_arm(p, p->start, p->end, p->op == PAGER_ARM_LAZY));
 		break;
-	case PAGER_GIVE_LAZY:
-		area_is_lazy(p, p->start, p->end);
-		/* fall through */
 	case PAGER_GIVE:
 		area_give(p, p->start, p->end);
 		p->announced = (struct pager_area){ p->start, p->end };
@@ -117,7 +111,6 @@ static void forget_program(struct pager *p)
 	if (p->pidfd >= 0)
 		sys_close(p->pidfd);
 	p->pidfd = -1;
-	p->has_ended = 1;
 }
 
 static void serve(struct pager *p, uint64_t data)

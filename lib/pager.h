@@ -67,9 +67,8 @@ int pager_is_inherited(void);
 enum pager_op {
 	PAGER_NOTHING,
 	PAGER_ARM,	/* protect a range: it is part of the next forks */
-	PAGER_ARM_LAZY,	/* ... of which the kernel may take pages, and tells nobody (MADV_FREE) */
+	PAGER_ARM_LAZY,	/* ... of which the kernel may take pages until then (MADV_FREE) */
 	PAGER_GIVE,	/* let children have it: it is about to be emptied */
-	PAGER_GIVE_LAZY,	/* ... as soon as the kernel takes it (MADV_FREE) */
 	PAGER_GIVEN,	/* it was */
 	PAGER_LEAVE,	/* the same, and it is plain memory again */
 	PAGER_END,	/* that of all; -EBUSY: a child needs the pager still */

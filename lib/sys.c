@@ -159,6 +159,11 @@ int sys_mincore(uintptr_t addr, size_t len, unsigned char *vec)
 	return (int)CALL(SYS_mincore, addr, len, vec);
 }
 
+int sys_msync(uintptr_t addr, size_t len, int flags)
+{
+	return (int)CALL(SYS_msync, addr, len, flags);
+}
+
 int sys_mlock2(uintptr_t addr, size_t len, unsigned flags)
 {
 	/* mlock(2) for flags 0, so that kernels before 4.4 and filters that do

@@ -35,6 +35,7 @@ int sys_madvise(uintptr_t addr, size_t len, int advice);
 long sys_mremap(uintptr_t addr, size_t old_len, size_t new_len, int flags,
 		uintptr_t new_addr);
 int sys_mincore(uintptr_t addr, size_t len, unsigned char *vec);
+int sys_msync(uintptr_t addr, size_t len, int flags);
 int sys_mlock2(uintptr_t addr, size_t len, unsigned flags);
 int sys_munlock(uintptr_t addr, size_t len);
 int sys_mlockall(int flags);
