@@ -82,6 +82,38 @@ void empty(char *at, size_t size)
 		fill_page(at, p, 1);
 }
 
+void outlives(const struct ends *e, const struct sight *s, unsigned us)
+{
+	char c;
+
+	close(e->go[1]);
+	(void)!read(e->go[0], &c, 1);
+	usleep(us);
+	c = sees((void *)s) ? 'w' : 'r';
+	_exit(write(e->say[1], &c, 1) != 1);
+}
+
+char said_after(int (*program)(const struct ends *e, unsigned us), unsigned us, int status)
+{
+	struct ends e;
+	char c = 0;
+	pid_t pid;
+
+	ck_assert(pipe(e.go) == 0 && pipe(e.say) == 0);
+	pid = fork();
+	if (pid == 0) {
+		close(e.say[0]);
+		_exit(program(&e, us));
+	}
+	close(e.go[1]);
+	close(e.say[1]);
+	ck_assert_int_eq(wait_for(pid), status);
+	(void)!read(e.say[0], &c, 1);
+	close(e.go[0]);
+	close(e.say[0]);
+	return c;
+}
+
 atomic_int stop;
 
 void *runs(void *arg)

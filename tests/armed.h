@@ -52,6 +52,17 @@ void *runs(void *arg);
 /* 1: it was killed. */
 int is_killed(struct reader *r);
 
+/* For programs that end: */
+struct ends {
+	int go[2], say[2];
+};
+
+/* A child waits until its parent is gone, and so long, and looks after that; 'r': it was right. */
+void outlives(const struct ends *e, const struct sight *s, unsigned us);
+
+/* A program that leaves such a child: what that says, or 0, for it was killed. */
+char said_after(int (*program)(const struct ends *e, unsigned us), unsigned us, int status);
+
 /* Runs them, if this machine can. */
 int armed_run(Suite *s);
 

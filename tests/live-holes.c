@@ -20,46 +20,8 @@
 
 /* --- threads that are killed in it ------------------------------------------ */
 
-struct ends {
-	int go[2], say[2];
-};
-
 /* More than is filled before one fork. */
 #define EMPTIED (9 * SIZE)
-
-/* A child waits until its parent is gone, and looks after that; 'r': it was right. */
-static void outlives(const struct ends *e, const struct sight *s, unsigned us)
-{
-	char c;
-
-	close(e->go[1]);
-	(void)!read(e->go[0], &c, 1);
-	usleep(us);
-	c = sees((void *)s) ? 'w' : 'r';
-	_exit(write(e->say[1], &c, 1) != 1);
-}
-
-/* A program that leaves such a child: what that says, or 0, for it was killed. */
-static char said_after(int (*program)(const struct ends *e, unsigned us), unsigned us, int status)
-{
-	struct ends e;
-	char c = 0;
-	pid_t pid;
-
-	ck_assert(pipe(e.go) == 0 && pipe(e.say) == 0);
-	pid = fork();
-	if (pid == 0) {
-		close(e.say[0]);
-		_exit(program(&e, us));
-	}
-	close(e.go[1]);
-	close(e.say[1]);
-	ck_assert_int_eq(wait_for(pid), status);
-	(void)!read(e.say[0], &c, 1);
-	close(e.go[0]);
-	close(e.say[0]);
-	return c;
-}
 
 /* In the midst of a removal. */
 static _Noreturn void is_killed_in(unsigned us, char *at, size_t size)
@@ -80,7 +42,6 @@ static int is_killed_emptying(const struct ends *e, unsigned us)
 	NEED(in_child(does_nothing, NULL) == 0);
 	NEED((us % 2 ? cow_madvise(area, EMPTIED, MADV_DONTNEED)
 		     : (int)syscall(SYS_madvise, area, EMPTIED, MADV_DONTNEED)) == 0);
-	NEED(us % 4 > 1 || cow_madvise(area, EMPTIED, MADV_FREE) == 0);
 	for (size_t p = 0; p < EMPTIED / PAGE; p += STEP)
 		fill_page(area, p, 1);
 	if (cow_fork() == 0)
