@@ -313,8 +313,10 @@ void area_gone(struct pager *p, uintptr_t start, uintptr_t end)
 		if (start >= a->start && start < a->end) {
 			struct pager_area whole = *a;
 
+			p->going = 1;
 			if (kids_leave(p, whole.start, whole.end) < 0)
 				kids_lose(p, whole.start, whole.end);
+			p->going = 0;
 			if (p->shared->open)
 				area_left(p, whole.start, whole.end);
 			(void)area_remove(p, whole.start, whole.end);

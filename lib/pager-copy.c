@@ -17,9 +17,9 @@
 
 #define ASK_MS 2000u		/* for questions that take long */
 #define LONG_NS 2000000u
+#define SLOW_NS 200000u		/* for a page: of thousands of mappings */
 #define PAGEMAP_PRESENT ((uint64_t)1 << 63)	/* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_SWAPPED ((uint64_t)1 << 62)
-#define PAGEMAP_FILE ((uint64_t)1 << 61)	/* or shared */
 #define PAGEMAP_PROTECTED ((uint64_t)1 << 57)	/* by a userfaultfd */
 
 /* Something is about to be told: what a child lacks may lie elsewhere by now, or nowhere, and
@@ -32,7 +32,7 @@ static int is_unsure(const struct pager *p)
 static int is_there(uint64_t entry, int strictly)
 {
 	return entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED) &&
-	       (!strictly || (entry & PAGEMAP_PROTECTED && !(entry & PAGEMAP_FILE)));
+	       (!strictly || entry & PAGEMAP_PROTECTED);
 }
 
 /* ... and so is what was moved there, armed as well (MREMAP_FIXED), until that is told: who moves
@@ -185,14 +185,16 @@ static enum keeper_op question_of(const struct pager *p)
 /* What is armed lies where it did, as long as nothing is to be told: what was unmapped or moved
  * since was told of, and was not if a thread was killed in that call. Then what was moved onto
  * armed memory looks as if it had been there. */
-static int is_intact(const struct pager *p)
+static int is_intact(struct pager *p)
 {
+	uint64_t ns = sys_now_ns();
 	int missing = 0;
 
-	if (p->moving)		/* and that is told just now */
+	if (p->moving || p->going)	/* and that is told just now */
 		return 1;
 	each_area(a)
 		missing |= sys_msync(a->start, a->end - a->start, MS_ASYNC) < 0;
+	p->slow = sys_now_ns() - ns > SLOW_NS;
 	return !missing;
 }
 
@@ -400,13 +402,15 @@ static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t
 	return ret < 0 ? ret : hand_out_pieces(p, k, to, len, ret_done);
 }
 
-/* How much to read at once: more where the keeper is asked about it, and most where that takes
+/* How much to read at once: more where looking is slow, or the keeper is asked about it, and most where that takes
  * long; but what a child that changes its memory does not take is read in vain. */
 static size_t piece_most(const struct pager *p, const struct kid *k, size_t len)
 {
 	size_t most = CACHED;
 
-	if (is_unsure(p))
+	if (p->slow)
+		most = BOUNCE;
+	else if (is_unsure(p))
 		most = p->asking && !uffd_memory_changes(k->fd) ? BOUNCE : TABLE_SIZE;
 	return len < most ? len : most;
 }
@@ -418,6 +422,8 @@ long kid_copy(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size
 
 	len = len > CACHED ? piece_most(p, k, len) : len;
 	ret = copy_directly(p, k, to, from, len, &done);
+	if (p->slow)
+		kid_hurries(p, k);
 	if (done)
 		return (long)done;
 	switch (ret) {

@@ -116,8 +116,8 @@ static int waits(int tid)
 }
 
 /* Who has this memory, and this number, and lacks that page. A child with another number is
- * not killed: it gets SIGBUS, or, before Linux 6.6, waits. 0: nobody lacks it. */
-static int end_child(int uffd, int tid, uintptr_t page, const char *words)
+ * not killed: it gets SIGBUS, or, before Linux 6.6, waits. */
+static enum kid_end end_child(int uffd, int tid, uintptr_t page, const char *words)
 {
 	int pidfd = sys_pidfd_open(procfs_process_of(tid));
 	int map = procfs_open_of_thread(tid, "/pagemap", O_RDONLY);
@@ -136,7 +136,9 @@ static int end_child(int uffd, int tid, uintptr_t page, const char *words)
 		sys_close(pidfd);
 	if (!is_old)
 		uffd_wake(uffd, page, sys_page_size());
-	return ret != -EEXIST;
+	if (is_old)
+		return was_empty || map < 0 ? KID_ENDED : KID_HAS_IT;
+	return ended_by(ret);
 }
 
 /* --- when the pager is lost ------------------------------------------------ */

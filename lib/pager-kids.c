@@ -139,6 +139,12 @@ static struct kid *kid_without_place(struct pager *p, int fd)
 	return NULL;
 }
 
+void kid_hurries(struct pager *p, struct kid *k)
+{
+	p->hurried += !k->hurries;
+	k->hurries = 1;
+}
+
 /* As many as there are descriptors for. */
 static unsigned room(const struct pager *p)
 {
@@ -162,8 +168,8 @@ struct kid *kid_new(struct pager *p, int fd, const struct kid *of)
 		p->top = (unsigned)(k - p->kid) + 1;
 	is_heard = sys_epoll_add(p->epoll, fd, FIRST_KID + (uint64_t)(k - p->kid)) == 0;
 	p->deaf |= !is_heard;
-	k->hurries = !is_heard || k >= p->kid + room(p) || k->count > MANY_RANGES;
-	p->hurried += (unsigned)k->hurries;
+	if (!is_heard || k >= p->kid + room(p) || k->count > MANY_RANGES)
+		kid_hurries(p, k);
 	return k;
 }
 
@@ -198,10 +204,10 @@ static int poison_page(int fd, uintptr_t page)
 	return ret;
 }
 
-/* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. 0: it has
- * that page. A fault can be told of that is none any more (fs/userfaultfd.c, handle_userfault: it
- * queues first, and looks then). */
-static int kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg *m)
+/* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. As
+ * end_child() says. A fault can be told of that is none any more (fs/userfaultfd.c,
+ * handle_userfault: it queues first, and looks then). */
+static long kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg *m)
 {
 	size_t size = sys_page_size();
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
@@ -215,12 +221,12 @@ static int kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg
 	atomic_fetch_add(&p->news.killed, 1);	/* before somebody hears of its end */
 	ended = keeper_ask(p, &q);
 	if (ended < 0)
-		ended = poison_page(fd, page) != -EEXIST;
-	if (ended)
-		return 1;
+		ended = ended_by(poison_page(fd, page));
+	if (ended == KID_ENDED)
+		return ended;
 	atomic_fetch_sub(&p->news.killed, 1);
 	uffd_wake(fd, page, size);
-	return 0;
+	return ended;
 }
 
 static int fill_for(struct pager *p, struct kid *k, uintptr_t page, const struct pager_area *range)
@@ -239,7 +245,7 @@ static void end_kid(struct pager *p, struct kid *k, unsigned lost, const struct 
 	size_t size = sys_page_size();
 	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
 
-	if (!kill_of(p, k->fd, lost, m) && !uffd_memory_changes(k->fd))
+	if (kill_of(p, k->fd, lost, m) == KID_HAS_IT && !uffd_memory_changes(k->fd))
 		range_close(k, page, page + size);
 }
 
@@ -566,7 +572,7 @@ void kids_sweep(struct pager *p)
 }
 
 /* Not in the midst of serving, or places would change hands there. */
-static void make_room(struct pager *p)
+void kids_hurry(struct pager *p)
 {
 	if (p->kids > room(p) && p->swept != p->born) {
 		p->swept = p->born;
@@ -592,7 +598,6 @@ void kid_comes(struct pager *p, uint64_t number)
 		end_placeless(p, (int)(number - FIRST_KID - KIDS));
 	else if (p->kid[number - FIRST_KID].fd)
 		kid_events(p, &p->kid[number - FIRST_KID]);
-	make_room(p);
 }
 
 void kids_come(struct pager *p)
@@ -602,6 +607,6 @@ void kids_come(struct pager *p)
 	if (p->placeless)
 		each_file(p->shared, fd)
 			end_placeless(p, fd);
-	make_room(p);
+	kids_hurry(p);
 	p->deaf = p->kids || p->placeless;
 }

@@ -7,6 +7,7 @@
 #ifndef COWFORK_PAGER_RUN_H
 #define COWFORK_PAGER_RUN_H
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -145,6 +146,8 @@ struct pager {
 	unsigned late_count;		/* as many since all were done */
 	int opens;			/* holes were filled for a fork, and its window is not
 					 * open yet */
+	int going;			/* armed memory was unmapped, and is in the list still */
+	int slow;			/* to see whether what is armed is there; as of the last look */
 	int stale;			/* somebody got nothing of what is there: it may be what
 					 * was moved there, of which the next event tells */
 	struct pager_area announced;	/* PAGER_GIVE has prepared a removal of that */
@@ -220,6 +223,10 @@ void kids_poison(struct pager *p);
 /* Who lacks what is lost needs the pager as well, which ends it. */
 int kids_lack(const struct pager *p);
 void kids_sweep(struct pager *p);	/* forget those that have ended */
+
+/* It gets all that it lacks as soon as there is time: when it is served, or now. */
+void kid_hurries(struct pager *p, struct kid *k);
+void kids_hurry(struct pager *p);
 
 /* --- pager-both.c: of what is told, of the program or a child ------------ */
 
@@ -424,6 +431,18 @@ struct keeper_question {
 	uintptr_t page;
 	uintptr_t start, end;
 };
+
+/* Its answer to KEEPER_KILL_*; the same of what poisoning a page has returned. */
+enum kid_end {
+	KID_HAS_IT,		/* nobody lacks that page */
+	KID_ENDED,		/* or gets SIGBUS there */
+	KID_MOVES,		/* its memory changes: it faults again */
+};
+
+static inline enum kid_end ended_by(int ret)
+{
+	return ret == -EEXIST ? KID_HAS_IT : ret == -EAGAIN ? KID_MOVES : KID_ENDED;
+}
 
 /* Make the keeper. 0, -errno. */
 int keeper_start(struct pager *p);

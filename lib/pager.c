@@ -126,6 +126,7 @@ static void serve(struct pager *p, uint64_t data)
 		forget_program(p);
 	else
 		kid_comes(p, data);
+	kids_hurry(p);
 	parent_wake(p);
 	if (data != 1)
 		atomic_fetch_add(&p->news.ns, sys_now_ns() - start);

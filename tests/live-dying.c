@@ -199,6 +199,62 @@ START_TEST(few_descriptors)
 }
 END_TEST
 
+/* --- what the kernel does by itself ---------------------------------------------- */
+
+/* A table of holes, of which it makes one huge page of zeros. */
+static int sees_a_hole(void *arg)
+{
+	(void)arg;
+	NEED(is_zero(area, SIZE / 2));
+	for (size_t p = PAGES / 2; p < PAGES; p++)
+		NEED(is_page_filled(area, p, 1));
+	return 0;
+}
+
+START_TEST(huge_page_of_zeros)
+{
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+	struct reader early, late;
+
+	ck_assert_int_eq(arm(area, SIZE, 1), 0);
+	ck_assert_int_eq(cow_release(area, SIZE), 0);
+	ck_assert_ptr_eq(mmap(area, SIZE / 2, PROT_READ | PROT_WRITE, flags, -1, 0), area);
+	ck_assert_int_eq(madvise(area, SIZE, MADV_HUGEPAGE), 0);
+	ck_assert_int_eq(cow_adopt(area, SIZE), 0);
+	ck_assert_int_eq(cow_region_state(area), COW_STATE_ARMED);
+	early = reader_start(sees_a_hole, NULL);
+	late = reader_start(sees_a_hole, NULL);
+	ck_assert_int_eq(is_killed(&early), 0);
+	fill(area, SIZE, 5);
+	ck_assert_int_eq(is_killed(&late), 0);
+}
+END_TEST
+
+/* Thousands of mappings: it takes long to see that all of them are there. */
+static int sees_every_seventh(void *arg)
+{
+	(void)arg;
+	for (size_t i = 0, p = 0; i < 4 * PAGES / 7; i++, p = (p + 7 * 577) % (4 * PAGES))
+		NEED(is_page_filled(area, p, 1));
+	return 0;
+}
+
+START_TEST(many_mappings)
+{
+	struct reader early, late;
+
+	ck_assert_int_eq(arm(area, 4 * SIZE, 1), 0);
+	for (size_t p = 0; p < 4 * PAGES; p += 2)
+		ck_assert_int_eq(mprotect(area + p * PAGE, PAGE, PROT_READ), 0);
+	early = reader_start(sees_every_seventh, NULL);
+	late = reader_start(sees_every_seventh, NULL);
+	ck_assert_int_eq(is_killed(&early), 0);
+	for (size_t p = 1; p < 4 * PAGES; p += 34)
+		fill_page(area, p, 5);
+	ck_assert_int_eq(is_killed(&late), 0);
+}
+END_TEST
+
 /* --- what nobody is told of ------------------------------------------------------ */
 
 /* Where a guard was is no place of zeros, also if the kernel might once have taken that page, or
@@ -248,7 +304,8 @@ int main(void)
 {
 	const TTest *const fourfold[] = { killed, ended_meanwhile };
 	const TTest *const twice[] = { guarded_after_it_was_freed };
-	const TTest *const once[] = { moved_by_a_helper, few_descriptors, attached_over };
+	const TTest *const once[] = { moved_by_a_helper, few_descriptors, attached_over,
+				      huge_page_of_zeros, many_mappings };
 	Suite *s = suite_create("dying");
 
 	support_add(s, "in four ways", 30, fourfold, COUNT(fourfold), 4);
