@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "compare.h"
@@ -280,31 +279,19 @@ static int start_children(struct cycle *c, pid_t *pid)
 	return 0;
 }
 
-/* In turns: where a child's memory is a copy of its own, one copy has to fit. */
-static int end_each(struct cycle *c)
-{
-	siginfo_t ended;
-
-	for (unsigned i = 0; i < c->job->cell.children; i++) {
-		if (let_go(c, 1) < 0)
-			return -1;
-		if (waitid(P_ALL, 0, &ended, WEXITED | WNOWAIT) < 0)
-			return reply_fail(c->reply, "wait: %s", strerror(errno));
-		if (end_child(c, ended.si_pid) < 0)
-			return -1;
-	}
-	return 0;
-}
-
+/* Those that check do so in turns: where a child's memory is a copy of its own, one has to fit. */
 static int end_children(struct cycle *c, const pid_t *pid)
 {
-	if (c->job->check)
-		return end_each(c);
-	if (let_go(c, c->job->cell.children) < 0)
+	int in_turns = c->job->check;
+
+	if (!in_turns && let_go(c, c->job->cell.children) < 0)
 		return -1;
-	for (unsigned i = 0; i < c->job->cell.children; i++)
-		if (end_child(c, pid[i]) < 0)
+	for (unsigned i = 0; i < c->job->cell.children; i++) {
+		if (in_turns && let_go(c, 1) < 0)
 			return -1;
+		if (end_child(c, in_turns ? -1 : pid[i]) < 0)	/* any */
+			return -1;
+	}
 	return 0;
 }
 

@@ -37,7 +37,7 @@ static uint64_t held(const struct cell *cell, enum engine_id id, uint64_t size)
 }
 
 /* Used within a job, by one engine at a time. */
-static uint64_t used_at_least(const struct cell *cell, uint64_t size)
+static uint64_t used(const struct cell *cell, uint64_t size)
 {
 	uint64_t page_tables = (cell->children + 1) * (size / 512);
 
@@ -58,17 +58,12 @@ static uint64_t used_at_least(const struct cell *cell, uint64_t size)
 }
 
 /* In place, a child that looks at everything has a copy of it in the end. */
-static uint64_t used(const struct cell *cell, unsigned engine_bits, uint64_t size)
-{
-	uint64_t least = used_at_least(cell, size), copy = size + size / 512;
-
-	return engine_bits & ENGINES_IN_PLACE && least < copy ? copy : least;
-}
-
 uint64_t plan_need(const struct cell *cell, unsigned engine_bits, size_t size)
 {
-	uint64_t need = used(cell, engine_bits, size);
+	uint64_t need = used(cell, size), copy = size + size / 512;
 
+	if (engine_bits & ENGINES_IN_PLACE && need < copy)
+		need = copy;
 	for (int id = 0; id < ENGINE_COUNT; id++)
 		if (engine_bits & ENGINE_BIT(id))
 			need += held(cell, (enum engine_id)id, size) + (size >> 7);
