@@ -225,17 +225,15 @@ void area_vacate(struct pager *p, uintptr_t start, uintptr_t end)
 	note_amply(p->vacated, &p->vacated_count, HOLES, start, end);
 }
 
-int area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end)
+/* Of too many nobody gets zeros. */
+void area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return note(p->hollow, &p->hollow_count, HOLES, start, end);
+	(void)note(p->hollow, &p->hollow_count, HOLES, start, end);
 }
 
-int area_unfilled(struct pager *p, uintptr_t start, uintptr_t end)
+void area_unfilled(struct pager *p, uintptr_t start, uintptr_t end)
 {
-	int ret = note(p->unfilled, &p->unfilled_count, HOLES, start, end);
-
-	p->unfilled_full |= ret < 0;
-	return ret;
+	p->unfilled_full |= note(p->unfilled, &p->unfilled_count, HOLES, start, end) < 0;
 }
 
 void area_filled(struct pager *p)
@@ -261,32 +259,20 @@ static int is_in_list(const struct pager_area *list, unsigned count, uintptr_t s
 	return 0;
 }
 
-static size_t part_in_list(const struct pager_area *list, unsigned count, uintptr_t start,
-			   size_t len)
+size_t area_hollow(const struct pager *p, uintptr_t start, size_t len)
 {
-	for (const struct pager_area *a = list; a < list + count; a++)
+	for (const struct pager_area *a = p->hollow; a < p->hollow + p->hollow_count; a++)
 		if (start >= a->start && start < a->end)
 			return len < a->end - start ? len : a->end - start;
 	return 0;
 }
 
-size_t area_hollow(const struct pager *p, uintptr_t start, size_t len)
+uintptr_t area_next_hollow(const struct pager *p, uintptr_t start, uintptr_t end)
 {
-	return part_in_list(p->hollow, p->hollow_count, start, len);
-}
-
-static uintptr_t next_in_list(const struct pager_area *list, unsigned count, uintptr_t start,
-			      uintptr_t end)
-{
-	for (const struct pager_area *a = list; a < list + count; a++)
+	for (const struct pager_area *a = p->hollow; a < p->hollow + p->hollow_count; a++)
 		if (a->end > start && a->start < end)
 			end = a->start > start ? a->start : start;
 	return end;
-}
-
-uintptr_t area_next_hollow(const struct pager *p, uintptr_t start, uintptr_t end)
-{
-	return next_in_list(p->hollow, p->hollow_count, start, end);
 }
 
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end)
@@ -295,24 +281,18 @@ int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end)
 	       !is_in_list(p->hollow, p->hollow_count, start, end);
 }
 
-/* Of too many nobody gets zeros, as before. */
-static void move_in_list(struct pager_area *list, unsigned *count, uintptr_t from, uintptr_t to,
-			 size_t len)
-{
-	for (unsigned i = 0, n = *count; i < n; i++) {
-		uintptr_t start = list[i].start > from ? list[i].start : from;
-		uintptr_t end = list[i].end < from + len ? list[i].end : from + len;
-
-		if (start < end)
-			(void)note(list, count, HOLES, start - from + to, end - from + to);
-	}
-}
-
 void area_holes_moved(struct pager *p, uintptr_t from, uintptr_t to, size_t len)
 {
 	if (!area_is_solid(p, from, from + len))
 		area_vacate(p, to, to + len);
-	move_in_list(p->hollow, &p->hollow_count, from, to, len);
+	for (unsigned i = 0, n = p->hollow_count; i < n; i++) {
+		const struct pager_area *a = &p->hollow[i];
+		uintptr_t start = a->start > from ? a->start : from;
+		uintptr_t end = a->end < from + len ? a->end : from + len;
+
+		if (start < end)
+			area_is_hollow(p, start - from + to, end - from + to);
+	}
 }
 
 void area_left(struct pager *p, uintptr_t start, uintptr_t end)

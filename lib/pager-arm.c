@@ -16,9 +16,9 @@
  * unless it is much, which is noted (hollow). Any other hole is no zeros: a thread that is
  * killed in such a call empties memory untold, and so does a guard. What the program gave to
  * the kernel to take when memory is short (MADV_FREE), of which nobody tells, may have holes at
- * any time. So that becomes the program's for good before it is armed, and a
- * call of the library's empties such memory at once. The registration for missing pages comes as
- * soon as holes are filled: nobody else would tell that those are that come later.
+ * any time. So that becomes the program's for good before it is armed, and a call of the
+ * library's empties such memory at once. The registration for missing pages comes as soon as
+ * holes are filled: nobody else would tell that those are that come later.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -176,7 +176,7 @@ static int zero(struct pager *p, uintptr_t start, uintptr_t end)
 	if (start == end)
 		return 0;
 	kids_lose_solid(p, start, end);
-	(void)area_unfilled(p, start, end);
+	area_unfilled(p, start, end);
 	return 0;
 }
 

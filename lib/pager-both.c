@@ -53,7 +53,7 @@ void waiting_wake(int uffd, struct pager_area *waits)
 
 void fault_let_grow(const struct pager *p, int fd, const struct uffd_msg *m)
 {
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+	uintptr_t page = uffd_page(m);
 	const struct keeper_question q = {
 		.op = KEEPER_GROWS, .tid = (int)m->arg.pagefault.feat.ptid,
 	};

@@ -139,47 +139,45 @@ static size_t before_hole(struct pager *p, uintptr_t from, size_t len)
 	return is_by_hand(p, from) ? 0 : look(p, from, len);
 }
 
-/* Which pages of up to a table are as they were at the fork. */
-static void look_again(struct pager *p, uintptr_t from, size_t len, unsigned char *ret_still)
+/* Of what was read: which pages are not as they were at the fork any more. */
+static void look_again(struct pager *p, uintptr_t from, size_t len)
 {
-	size_t n = read_entries(p, from, len);
+	size_t page = sys_page_size(), n;
 
-	for (size_t i = 0; i < len / sys_page_size(); i++)
-		ret_still[i] = i < n && is_there(p->entries[i], 1);
-}
+	for (size_t at = 0; at < len; at += n) {
+		unsigned char *read = &p->read[at / page];
+		size_t known;
 
-/* The same of what was read. */
-static void look_at_pieces(struct pager *p, uintptr_t from)
-{
-	size_t page = sys_page_size(), at = 0, n;
-
-	for (const struct piece *piece = p->pieces; piece < p->pieces + p->piece_count; piece++) {
-		if (piece->zeros)
-			memset(&p->still[at / page], 1, piece->len / page);
-		for (size_t i = 0; !piece->zeros && i < piece->len; i += n) {
-			n = piece->len - i < TABLE_SIZE ? piece->len - i : TABLE_SIZE;
-			look_again(p, from + at + i, n, &p->still[(at + i) / page]);
-		}
-		at += piece->len;
+		n = len - at < TABLE_SIZE ? len - at : TABLE_SIZE;
+		known = read_entries(p, from + at, n);
+		for (size_t i = 0; i < n / page; i++)
+			if (read[i] == PAGE_READ && (i >= known || !is_there(p->entries[i], 1)))
+				read[i] = PAGE_GONE;
 	}
 }
 
-/* As many pages from there on as are, or are not, still what was read. */
+/* As many pages from there on as are alike. */
 static size_t alike(const struct pager *p, size_t at, size_t len)
 {
 	size_t page = sys_page_size(), n = page;
 
-	while (n < len && p->still[(at + n) / page] == p->still[at / page])
+	while (n < len && p->read[(at + n) / page] == p->read[at / page])
 		n += page;
 	return n;
 }
 
-static enum keeper_op question_of(const struct pager *p)
+/* As many as are not gone. */
+static size_t before_gone(const struct pager *p, size_t len)
 {
-	for (unsigned i = 0; i < p->piece_count; i++)
-		if (p->pieces[i].zeros)
-			return KEEPER_MOVES_AWAY;
-	return KEEPER_MOVES;
+	const unsigned char *gone = memchr(p->read, PAGE_GONE, len / sys_page_size());
+
+	return gone ? (size_t)(gone - p->read) * sys_page_size() : len;
+}
+
+static enum keeper_op question_of(const struct pager *p, size_t len)
+{
+	return memchr(p->read, PAGE_ZEROS, len / sys_page_size()) ? KEEPER_MOVES_AWAY
+								  : KEEPER_MOVES;
 }
 
 /* What is armed lies where it did, as long as nothing is to be told: what was unmapped or moved
@@ -198,24 +196,18 @@ static int is_intact(struct pager *p)
 	return !missing;
 }
 
-/* Was what has been read there at the fork? 0, and how much of it is known: what is not still there
- * children have had, or it is lost. Or it is told next what was instead: -ESTALE: what was moved
- * there; -EBUSY: nothing was. -ENODATA: nobody tells any more. */
-static int is_still(struct pager *p, uintptr_t from, size_t len, size_t *ret_known)
+/* Was what has been read there at the fork? 0, and *len is how much of it is known: what is gone of
+ * that children have had, or it is lost. Or it is told next what was instead: -ESTALE: what was
+ * moved there; -EBUSY: nothing was. -ENODATA: nobody tells any more. */
+static int is_still(struct pager *p, uintptr_t from, size_t *len)
 {
-	int unsure;
-
-	look_at_pieces(p, from);	/* and waits for who is moving something just now */
-	unsure = is_unsure(p);
-	if (!unsure && !is_intact(p))
-		return is_unsure(p) ? -EBUSY : -ENODATA;
-	*ret_known = len;
-	if (!unsure)
-		return 0;
-	if (!p->still[0])
+	look_again(p, from, *len);	/* and waits for who is moving something just now */
+	if (!is_unsure(p))
+		return is_intact(p) ? 0 : is_unsure(p) ? -EBUSY : -ENODATA;
+	*len = before_gone(p, *len);
+	if (!*len)
 		return -EBUSY;
-	*ret_known = alike(p, 0, len);
-	return is_moved(p, question_of(p), from, *ret_known) ? -ESTALE : 0;
+	return is_moved(p, question_of(p, *len), from, *len) ? -ESTALE : 0;
 }
 
 /* What is not protected was written before, and the child has it; or a thread that was killed has
@@ -262,7 +254,7 @@ static int hand_out(struct pager *p, struct kid *k, uintptr_t to, const char *da
 	return at == len ? 0 : ret;
 }
 
-/* What is not still there, and nobody tells why. */
+/* What is gone, and nobody tells why. */
 static void pass_over(struct kid *k, uintptr_t to, size_t len)
 {
 	size_t page = sys_page_size();
@@ -272,24 +264,21 @@ static void pass_over(struct kid *k, uintptr_t to, size_t len)
 			range_lose(k, to + at, to + at + page, LOST_UNREADABLE);
 }
 
-/* As much as is known. */
-static int hand_out_pieces(struct pager *p, struct kid *k, uintptr_t to, size_t known,
-			   size_t *ret_done)
+static int hand_out_read(struct pager *p, struct kid *k, uintptr_t to, size_t len,
+			 size_t *ret_done)
 {
-	size_t at = 0, end = 0, done;
+	size_t at = 0, done;
 	int ret = 0;
 
-	for (const struct piece *piece = p->pieces; ret == 0 && at < known; piece++) {
-		end += piece->len;
-		for (; ret == 0 && at < end && at < known; at += done) {
-			const char *data = piece->zeros ? NULL : p->bounce + at;
+	for (; ret == 0 && at < len; at += done) {
+		unsigned char what = p->read[at / sys_page_size()];
 
-			done = alike(p, at, (end < known ? end : known) - at);
-			if (p->still[at / sys_page_size()])
-				ret = hand_out(p, k, to + at, data, done, &done);
-			else
-				pass_over(k, to + at, done);
-		}
+		done = alike(p, at, len - at);
+		if (what == PAGE_GONE)
+			pass_over(k, to + at, done);
+		else
+			ret = hand_out(p, k, to + at, what == PAGE_ZEROS ? NULL : p->bounce + at,
+				       done, &done);
 	}
 	*ret_done = at;
 	return ret;
@@ -299,6 +288,15 @@ static int hand_out_pieces(struct pager *p, struct kid *k, uintptr_t to, size_t 
 static size_t known_holes(struct pager *p, uintptr_t from, size_t len)
 {
 	return holes(p, from, area_hollow(p, from, rest_by_hand(p, from, len)));
+}
+
+/* ... as far as it is still what it was. */
+static int give_read(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
+		     size_t *ret_done)
+{
+	int ret = is_still(p, from, &len);
+
+	return ret < 0 ? ret : hand_out_read(p, k, to, len, ret_done);
 }
 
 /* What a hole holds, and a run of them that a look has found: only the pager fills one. A move
@@ -322,18 +320,14 @@ static int copy_hole(struct pager *p, struct kid *k, uintptr_t to, uintptr_t fro
 static int copy_by_hand(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t len,
 			size_t *ret_done)
 {
-	size_t page = sys_page_size(), known;
+	size_t page = sys_page_size();
 	unsigned char there;
 
 	if (is_unsure(p) && !look(p, from, page))
 		return copy_hole(p, k, to, from, len, ret_done);
 	if (sys_pread(p->mem, p->bounce, page, (off_t)from) == (long)page) {
-		int ret;
-
-		p->pieces[0] = (struct piece){ page, 0 };
-		p->piece_count = 1;
-		ret = is_still(p, from, page, &known);
-		return ret < 0 ? ret : hand_out_pieces(p, k, to, known, ret_done);
+		p->read[0] = PAGE_READ;
+		return give_read(p, k, to, from, page, ret_done);
 	}
 	if (sys_mincore(from, page, &there) < 0)
 		return -EFAULT;
@@ -363,23 +357,21 @@ static size_t read_piece(struct pager *p, char *to, uintptr_t from, size_t len)
 
 /* Up to what is to be had by hand; while nothing is unsure also up to a hole, for those are asked
  * about with the rest. How much. */
-static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
+static size_t read_some(struct pager *p, uintptr_t from, size_t len)
 {
-	size_t at = 0, n = 1;
+	size_t page = sys_page_size(), at = 0, n = 1;
 
-	p->piece_count = 0;
-	while (n && at < len && p->piece_count < PIECES) {
+	while (n && at < len) {
 		size_t size = len - at < TABLE_SIZE ? len - at : TABLE_SIZE;
-		int zeros;
+		int what;
 
 		n = before_hole(p, from + at, size);
-		zeros = !n;
+		what = n ? PAGE_READ : PAGE_ZEROS;
 		if (n)
 			n = read_piece(p, p->bounce + at, from + at, n);
 		else if (is_unsure(p))
 			n = known_holes(p, from + at, size);
-		if (n)
-			p->pieces[p->piece_count++] = (struct piece){ n, zeros };
+		memset(&p->read[at / page], what, n / page);
 		at += n;
 	}
 	p->bounced = at > p->bounced ? at : p->bounced;
@@ -391,19 +383,16 @@ static size_t read_pieces(struct pager *p, uintptr_t from, size_t len)
 static int copy_directly(struct pager *p, struct kid *k, uintptr_t to, uintptr_t from, size_t most,
 			 size_t *ret_done)
 {
-	size_t len;
-	int ret;
+	size_t len = read_some(p, from, most);
 
 	*ret_done = 0;
-	len = read_pieces(p, from, most);
-	if (!len)
-		return copy_by_hand(p, k, to, from, most, ret_done);
-	ret = is_still(p, from, len, &len);
-	return ret < 0 ? ret : hand_out_pieces(p, k, to, len, ret_done);
+	return len ? give_read(p, k, to, from, len, ret_done)
+		   : copy_by_hand(p, k, to, from, most, ret_done);
 }
 
-/* How much to read at once: more where looking is slow, or the keeper is asked about it, and most where that takes
- * long; but what a child that changes its memory does not take is read in vain. */
+/* How much to read at once: more where the keeper is asked about it, and most where that takes long;
+ * but what a child that changes its memory does not take is read in vain. Most, too, where it
+ * takes long to see that what is armed is there. */
 static size_t piece_most(const struct pager *p, const struct kid *k, size_t len)
 {
 	size_t most = CACHED;

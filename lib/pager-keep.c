@@ -115,6 +115,12 @@ static int waits(int tid)
 	       procfs_sleeps_in(tid, "handle_userfault");
 }
 
+/* What poisoning a page says. */
+static enum kid_end ended_by(int ret)
+{
+	return ret == -EEXIST ? KID_HAS_IT : ret == -EAGAIN ? KID_MOVES : KID_ENDED;
+}
+
 /* Who has this memory, and this number, and lacks that page. A child with another number is
  * not killed: it gets SIGBUS, or, before Linux 6.6, waits. */
 static enum kid_end end_child(int uffd, int tid, uintptr_t page, const char *words)
@@ -126,18 +132,17 @@ static enum kid_end end_child(int uffd, int tid, uintptr_t page, const char *wor
 	int ret = uffd_poison(uffd, page, sys_page_size(), &done);
 	int is_old = ret == -EINVAL || ret == -ENOTTY;
 
-	is_it &= (was_empty || (is_old && map < 0)) &&
-		 (is_old || (ret == 0 && procfs_has_entry(map, page) == 1));
+	if (is_old)
+		ret = was_empty || map < 0 ? 0 : -EEXIST;
+	is_it &= ret == 0 && (is_old || (was_empty && procfs_has_entry(map, page) == 1));
 	if (is_it && pidfd >= 0)
 		end_process(pidfd, words);
 	if (map >= 0)
 		sys_close(map);
 	if (pidfd >= 0)
 		sys_close(pidfd);
-	if (!is_old)
+	if (!is_old || ret < 0)
 		uffd_wake(uffd, page, sys_page_size());
-	if (is_old)
-		return was_empty || map < 0 ? KID_ENDED : KID_HAS_IT;
 	return ended_by(ret);
 }
 
@@ -197,7 +202,7 @@ static void look(struct pager_shared *s, int fd)
 	struct uffd_msg m;
 
 	while (uffd_read(fd, &m)) {
-		uintptr_t page = (uintptr_t)m.arg.pagefault.address & ~(size - 1);
+		uintptr_t page = uffd_page(&m);
 
 		if (m.event == UFFD_EVENT_FORK)
 			file_add(s, (int)m.arg.fork.ufd);
@@ -287,6 +292,36 @@ long keeper_ask(const struct pager *p, const struct keeper_question *q)
 	    sys_write(p->ask, q, sizeof(*q)) != (long)sizeof(*q))
 		return -EPIPE;
 	return hear(p);
+}
+
+/* It gets SIGBUS, or, before Linux 6.6, waits; as who is not found. */
+static enum kid_end end_without_keeper(int uffd, uintptr_t page)
+{
+	size_t done;
+	int ret = uffd_poison(uffd, page, sys_page_size(), &done);
+
+	if (ret == 0 || ended_by(ret) != KID_ENDED)
+		uffd_wake(uffd, page, sys_page_size());
+	return ended_by(ret);
+}
+
+/* A fault can be told of that is none any more (fs/userfaultfd.c, handle_userfault: it queues
+ * first, and looks then). */
+enum kid_end keeper_kill(struct pager *p, int uffd, unsigned lost, const struct uffd_msg *m)
+{
+	const struct keeper_question q = {
+		.op = lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED : KEEPER_KILL_UNREADABLE,
+		.tid = (int)m->arg.pagefault.feat.ptid, .uffd = uffd, .page = uffd_page(m),
+	};
+	long ended;
+
+	atomic_fetch_add(&p->news.killed, 1);	/* before somebody hears of its end */
+	ended = keeper_ask(p, &q);
+	if (ended < 0)
+		ended = end_without_keeper(uffd, q.page);
+	if (ended != KID_ENDED)
+		atomic_fetch_sub(&p->news.killed, 1);
+	return (enum kid_end)ended;
 }
 
 static void main_of_keeper(void *arg)

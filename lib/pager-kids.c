@@ -194,41 +194,6 @@ static int zero(struct kid *k, uintptr_t page)
 	return ret;
 }
 
-static int poison_page(int fd, uintptr_t page)
-{
-	size_t done;
-	int ret = uffd_poison(fd, page, sys_page_size(), &done);
-
-	if (ret == 0)
-		uffd_wake(fd, page, sys_page_size());
-	return ret;
-}
-
-/* Without the keeper it gets SIGBUS, or, before Linux 6.6, waits; as who is not found. As
- * end_child() says. A fault can be told of that is none any more (fs/userfaultfd.c,
- * handle_userfault: it queues first, and looks then). */
-static long kill_of(struct pager *p, int fd, unsigned lost, const struct uffd_msg *m)
-{
-	size_t size = sys_page_size();
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
-	const struct keeper_question q = {
-		.op = lost & LOST_UNMAPPED ? KEEPER_KILL_UNMAPPED : KEEPER_KILL_UNREADABLE,
-		.tid = (int)m->arg.pagefault.feat.ptid, .uffd = fd, .page = page,
-	};
-
-	long ended;
-
-	atomic_fetch_add(&p->news.killed, 1);	/* before somebody hears of its end */
-	ended = keeper_ask(p, &q);
-	if (ended < 0)
-		ended = ended_by(poison_page(fd, page));
-	if (ended == KID_ENDED)
-		return ended;
-	atomic_fetch_sub(&p->news.killed, 1);
-	uffd_wake(fd, page, size);
-	return ended;
-}
-
 static int fill_for(struct pager *p, struct kid *k, uintptr_t page, const struct pager_area *range)
 {
 	int ret;
@@ -242,17 +207,16 @@ static int fill_for(struct pager *p, struct kid *k, uintptr_t page, const struct
 /* Of memory that moves nobody knows which page that was. */
 static void end_kid(struct pager *p, struct kid *k, unsigned lost, const struct uffd_msg *m)
 {
-	size_t size = sys_page_size();
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
+	uintptr_t page = uffd_page(m);
 
-	if (kill_of(p, k->fd, lost, m) == KID_HAS_IT && !uffd_memory_changes(k->fd))
-		range_close(k, page, page + size);
+	if (keeper_kill(p, k->fd, lost, m) == KID_HAS_IT && !uffd_memory_changes(k->fd))
+		range_close(k, page, page + sys_page_size());
 }
 
 static void fault(struct pager *p, struct kid *k, const struct uffd_msg *m)
 {
 	size_t size = sys_page_size();
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(size - 1);
+	uintptr_t page = uffd_page(m);
 	struct pager_area range = track_range(&k->tracks, page);
 	int is_there = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0, ret;
 	struct kid_range part;
@@ -371,14 +335,12 @@ static void note(struct pager *p, struct kid *k)
 	struct uffd_msg m;
 
 	while (read_from(p, k, &m)) {
-		uintptr_t page = (uintptr_t)m.arg.pagefault.address;
-
 		if (m.event != UFFD_EVENT_PAGEFAULT) {
 			event(p, k, &m);
 			continue;
 		}
 		fault_let_grow(p, k->fd, &m);
-		waiting_add(&k->waits, page & ~(sys_page_size() - 1));
+		waiting_add(&k->waits, uffd_page(&m));
 	}
 }
 
@@ -415,7 +377,7 @@ static void end_placeless(struct pager *p, int fd)
 		if (m.event == UFFD_EVENT_FORK)
 			(void)kid_without_place(p, (int)m.arg.fork.ufd);
 		if (m.event == UFFD_EVENT_PAGEFAULT)
-			(void)kill_of(p, fd, LOST_UNREADABLE, &m);
+			(void)keeper_kill(p, fd, LOST_UNREADABLE, &m);
 	}
 }
 

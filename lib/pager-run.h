@@ -7,7 +7,6 @@
 #ifndef COWFORK_PAGER_RUN_H
 #define COWFORK_PAGER_RUN_H
 
-#include <errno.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -25,7 +24,6 @@
 #define LARGE_TABLES 8u
 #define MANY_RANGES 256u	/* with which a child gets all that it lacks */
 #define BOUNCE ((size_t)16 << 20)	/* as much as is worth some ms */
-#define PIECES (unsigned)(BOUNCE / 4096)
 #define CACHED ((size_t)256 << 10)	/* a cache's, and a page of any size */
 #define DIRTY 16384u		/* one call each; more, and a call for all is as cheap */
 #define HOLES 4096u		/* ranges of them, of each kind */
@@ -99,10 +97,11 @@ struct moving {
 	const struct moving *before;	/* of which the next move was told meanwhile */
 };
 
-/* What is read for a child at once: bytes in the bounce buffer, or holes. */
-struct piece {
-	size_t len;
-	int zeros;
+/* A page of what is read for a child at once. */
+enum {
+	PAGE_READ,		/* into the bounce buffer */
+	PAGE_ZEROS,		/* a hole */
+	PAGE_GONE,		/* something else lies there since */
 };
 
 struct pager {
@@ -174,9 +173,7 @@ struct pager {
 	struct pager_news news;
 	char *bounce;			/* on the way to a child; begins with a huge page */
 	char bounce_room[BOUNCE + TABLE_SIZE];
-	struct piece pieces[PIECES];
-	unsigned piece_count;
-	unsigned char still[PIECES];	/* pages of them that are what was read */
+	unsigned char read[BOUNCE / 4096];	/* what its pages are: PAGE_READ and so on */
 	size_t bounced;			/* as much at most since there was nothing to do */
 	uint64_t entries[TABLE_SIZE / 4096];	/* of pagemap */
 	struct kid kid[KIDS];
@@ -339,9 +336,9 @@ void area_dirty(struct pager *p, uintptr_t start, uintptr_t end);
 void area_vacate(struct pager *p, uintptr_t start, uintptr_t end);
 int area_is_solid(const struct pager *p, uintptr_t start, uintptr_t end);
 
-/* A fork finds it empty; that was the last one, or the next one is. -ENOSPC: it is not noted. */
-int area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end);
-int area_unfilled(struct pager *p, uintptr_t start, uintptr_t end);
+/* A fork finds it empty; that was the last one, or the next one is. */
+void area_is_hollow(struct pager *p, uintptr_t start, uintptr_t end);
+void area_unfilled(struct pager *p, uintptr_t start, uintptr_t end);
 void area_filled(struct pager *p);	/* nothing else is vacated any more */
 void area_forks(struct pager *p);	/* the next one comes */
 
@@ -432,17 +429,12 @@ struct keeper_question {
 	uintptr_t start, end;
 };
 
-/* Its answer to KEEPER_KILL_*; the same of what poisoning a page has returned. */
+/* Its answer to KEEPER_KILL_*. */
 enum kid_end {
 	KID_HAS_IT,		/* nobody lacks that page */
 	KID_ENDED,		/* or gets SIGBUS there */
 	KID_MOVES,		/* its memory changes: it faults again */
 };
-
-static inline enum kid_end ended_by(int ret)
-{
-	return ret == -EEXIST ? KID_HAS_IT : ret == -EAGAIN ? KID_MOVES : KID_ENDED;
-}
 
 /* Make the keeper. 0, -errno. */
 int keeper_start(struct pager *p);
@@ -450,6 +442,9 @@ void keeper_end(struct pager *p);
 
 /* -EPIPE: it is no more. */
 long keeper_ask(const struct pager *p, const struct keeper_question *q);
+
+/* End who has faulted on what is lost, and why; without the keeper too. */
+enum kid_end keeper_kill(struct pager *p, int uffd, unsigned lost, const struct uffd_msg *m);
 
 /* --- pager-movers.c ------------------------------------------------------ */
 

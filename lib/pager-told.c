@@ -121,7 +121,7 @@ static int serve_starved(struct pager *p, uintptr_t page)
  * those wait until that was read, or until nothing is to be read. */
 static void fault(struct pager *p, const struct uffd_msg *m)
 {
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+	uintptr_t page = uffd_page(m);
 	int is_there = (m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
 	int later = p->opens && !is_there;	/* a fork is to find that hole empty */
 	int ret = later ? -EAGAIN : is_there ? write_fault(p, page) : missing_fault(p, page);
@@ -216,7 +216,10 @@ static void emptied_in_window(struct pager *p, uintptr_t start, uintptr_t end)
 	if (!parent_settles(p, SETTLE_MS))
 		area_left(p, start, end);
 	kids_lose_solid(p, start, end);
-	(void)(p->opens ? area_unfilled(p, start, end) : area_is_hollow(p, start, end));
+	if (p->opens)
+		area_unfilled(p, start, end);
+	else
+		area_is_hollow(p, start, end);
 }
 
 /* It is let go on as soon as this was read; what it removes is there until then. What was

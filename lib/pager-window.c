@@ -108,7 +108,7 @@ static int let_write(struct pager *p, uintptr_t page)
  * each had come later. */
 void window_put_off(struct pager *p, const struct uffd_msg *m)
 {
-	uintptr_t page = (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+	uintptr_t page = uffd_page(m);
 	int hurries = (int)m->arg.pagefault.feat.ptid == p->asker ||
 		      sys_now_ns() > p->patience || p->waiting_count == WAITING;
 

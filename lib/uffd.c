@@ -62,6 +62,11 @@ int uffd_open_bell(void)
 	return open_with(0);
 }
 
+uintptr_t uffd_page(const struct uffd_msg *m)
+{
+	return (uintptr_t)m->arg.pagefault.address & ~(sys_page_size() - 1);
+}
+
 int uffd_register(int uffd, uintptr_t start, size_t len, unsigned modes)
 {
 	struct uffdio_register reg = { .range = { start, len }, .mode = modes };

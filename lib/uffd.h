@@ -45,6 +45,7 @@ int uffd_poison(int uffd, uintptr_t start, size_t len, size_t *ret_done);
 /* 1, or 0 when there is nothing to read. */
 struct uffd_msg;
 int uffd_read(int uffd, struct uffd_msg *ret_msg);
+uintptr_t uffd_page(const struct uffd_msg *m);	/* of a fault */
 
 /* Does anybody have the descriptor's memory still? */
 int uffd_memory_lives(int uffd);
