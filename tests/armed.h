@@ -49,8 +49,13 @@ int does_nothing(void *arg);
 extern atomic_int stop;
 void *runs(void *arg);
 
-/* 1: it was killed. */
+/* 1: it was killed. The same of who was told before to look. */
 int is_killed(struct reader *r);
+void looks(const struct reader *r);
+int was_killed(struct reader *r);
+
+/* By raw calls a page is guarded, and no more. 0: the kernel has no such thing. */
+int was_guarded(char *page);
 
 /* For programs that end: */
 struct ends {

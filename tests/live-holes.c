@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "armed.h"
+#include "compat.h"
 #include "support.h"
 
 /* --- threads that are killed in it ------------------------------------------ */
@@ -237,11 +238,6 @@ START_TEST(emptied_beside_the_busy)
 }
 END_TEST
 
-#ifndef MADV_GUARD_INSTALL	/* Linux 6.13 */
-#define MADV_GUARD_INSTALL 102
-#define MADV_GUARD_REMOVE 103
-#endif
-
 static pthread_barrier_t barrier;
 
 static void *empties_half(void *arg)
@@ -303,8 +299,7 @@ START_TEST(emptied_where_a_guard_was)
 
 	ck_assert_int_eq(arm(area, SIZE, 1), 0);
 	r = reader_start(sees, (void *)&all_of_it);
-	if (syscall(SYS_madvise, area + 100 * PAGE, PAGE, MADV_GUARD_INSTALL) == 0) {
-		syscall(SYS_madvise, area + 100 * PAGE, PAGE, MADV_GUARD_REMOVE);
+	if (was_guarded(area + 100 * PAGE)) {
 		syscall(SYS_madvise, area, SIZE / 2, MADV_DONTNEED);
 		ck_assert_int_eq(is_killed(&r), 1);
 	} else {

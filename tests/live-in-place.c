@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "in-place.h"
+#include "compat.h"
 #include "support.h"
 
 #define SIZE (8 * MIB)
@@ -264,11 +265,6 @@ START_TEST(memory_goes_unseen)
 	ck_assert_uint_eq(stats().pager_killed, 1);
 }
 END_TEST
-
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102	/* Linux 6.13 */
-#define MADV_GUARD_REMOVE 103
-#endif
 
 static int sees_guarded(void *arg)
 {
